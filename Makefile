@@ -1,0 +1,46 @@
+# Every target installs what it needs into .venv first; the second time that is a file comparison.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two workers: the suites start their own servers, and more of them than cores only wait for each other.
+WORKERS ?= 2
+
+.PHONY: install run test check bench lock specs clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP)
+	@$(BIN)/inventory-gateway dev $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(STAMP)
+	$(BIN)/python -m tests.run --workers $(WORKERS)
+
+bench: $(STAMP)
+	$(BIN)/python -m load.bench $(ARGS)
+
+specs: $(STAMP)
+	$(BIN)/python -m protocol.asyncapi > protocol/asyncapi.json
+	$(BIN)/python -m gateway.http.openapi > gateway/http/openapi.json
+
+# The locks are made for every platform and Python the project supports, with hashes.
+LOCK = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
+       --no-emit-index-url --no-emit-find-links pyproject.toml
+lock:
+	$(LOCK) --all-extras -o requirements/dev.lock
+	$(LOCK) -o requirements/runtime.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
