@@ -1,0 +1,129 @@
+"""Items as they travel from the relay to the clients: a key, a version and the encoded body."""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from protocol.timestamps import normalise_time
+from protocol.topics import is_key
+
+__all__ = ["Copy", "InvalidRow", "Item", "ItemKind", "build_item", "item_key", "tombstone"]
+
+
+class ItemKind(StrEnum):
+    STOCK = "stock"
+    PRODUCT = "product"
+    AVAILABILITY = "availability"
+
+
+class Item(NamedTuple):
+    """One version of one thing. `body` is its JSON object as the `exact` view sends it."""
+
+    key: str  # item_key(): `stock:A:L1`, `product:A`
+    version: int
+    deleted: bool
+    body: bytes
+
+
+class InvalidRow(ValueError):
+    """A row that can not become an item, for instance because its key is outside the topic grammar."""
+
+
+def item_key(item: Mapping[str, Any]) -> str:
+    """The key (kind, product_id, location_id where present) of a decoded item, as one string."""
+    location = item.get("location_id")
+    key = f"{item['kind']}:{item['product_id']}"
+    return key if location is None else f"{key}:{location}"
+
+
+_INTEGERS: Final = {
+    "stock": ("available", "on_hand", "reserved", "damaged", "safety_stock", "incoming"),
+    "product": ("price_minor",),
+}
+_TEXTS: Final = {"stock": (), "product": ("sku", "name", "category", "currency", "status")}
+
+
+def build_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
+    """The item of a row, `row` being what `gateway.item_*` makes of it (see listeners/sources).
+
+    `kind` is `stock` or `product`. Raises InvalidRow for keys outside the grammar and values of a wrong type.
+    """
+    ids = ("product_id", "location_id", "vendor_id") if kind == "stock" else ("product_id", "vendor_id")
+    body: dict[str, Any] = {"kind": kind}
+    for name in ids:
+        value = row.get(name)
+        if not isinstance(value, str) or not is_key(value):
+            raise InvalidRow(f"{name} {value!r:.80} is outside the grammar of keys")
+        body[name] = value
+    body["version"] = version
+    for name in _INTEGERS[kind]:
+        body[name] = _integer(name, row.get(name))
+    for name in _TEXTS[kind]:
+        value = row.get(name)
+        body[name] = "" if value is None else str(value)
+    if kind == "stock":
+        low = row.get("low_stock_at")
+        body["low_stock_at"] = None if low is None else _integer("low_stock_at", low)
+        body["location_active"] = row.get("location_active") is not False
+    body["updated_at"] = _time(row.get("updated_at"))
+    return Item(item_key(body), version, False, orjson.dumps(body))
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRow(f"{name} {value!r:.80} is no number")
+    if value != int(value):
+        raise InvalidRow(f"{name} {value!r} is no whole number")
+    return int(value)
+
+
+def _time(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        return normalise_time(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidRow(f"updated_at {value!r:.80} is no time") from error
+
+
+def tombstone(key: str, version: int) -> Item:
+    """The item that says: what was under this key is gone, as of this version."""
+    kind, product_id, *location = key.split(":")
+    body: dict[str, Any] = {"kind": kind, "product_id": product_id}
+    if location:
+        body["location_id"] = location[0]
+    return Item(key, version, True, orjson.dumps(body | {"version": version, "deleted": True}))
+
+
+class Copy:
+    """A client's copy of one topic, kept by the rule of the contract.
+
+    Within an epoch an item is applied only if its version is above the one held for its key; `deleted`
+    removes it, and its version is remembered until the next snapshot replaces everything.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self._versions: dict[str, int] = {}
+
+    def reset(self) -> None:
+        """A snapshot's part 1 has come."""
+        self.items.clear()
+        self._versions.clear()
+
+    def apply(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Applies decoded items and returns those that were newer than what was held."""
+        return [item for item in items if self._apply_one(item)]
+
+    def _apply_one(self, item: dict[str, Any]) -> bool:
+        key = item_key(item)
+        if item["version"] <= self._versions.get(key, -1):
+            return False
+        self._versions[key] = item["version"]
+        if item.get("deleted"):
+            self.items.pop(key, None)
+        else:
+            self.items[key] = item
+        return True
