@@ -1,0 +1,3 @@
+from listeners.embedded import free_port
+
+__all__ = ["free_port"]
