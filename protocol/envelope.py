@@ -14,6 +14,7 @@ sends them as they are.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocol.items import Item
 
@@ -23,11 +24,19 @@ __all__ = [
     "Envelope",
     "MalformedEnvelope",
     "NewGeneration",
+    "Position",
     "Ready",
     "Voided",
     "decode_envelope",
     "encode_item",
 ]
+
+
+class Position(NamedTuple):
+    """How far a topic has been applied: `seq` counts only within one `epoch`."""
+
+    epoch: str
+    seq: int
 
 
 class MalformedEnvelope(ValueError):
