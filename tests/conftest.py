@@ -2,7 +2,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -21,16 +20,17 @@ from tests.support.servers import (
     valkey_for_session,
 )
 
-if TYPE_CHECKING:
-    Redis = redis.asyncio.Redis
-    Connection = asyncpg.Connection
-
 _MARK_OF_DIRECTORY = {
     "integration": "integration",
     "faults": "integration",
     "acceptance": "acceptance",
     "browser": "browser",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.asyncio_debug is None:
+        config.option.asyncio_debug = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -115,7 +115,7 @@ async def database_url(postgres_server: HasUrl, template_database: str) -> Async
 
 
 @pytest.fixture
-async def pg(database_url: str) -> "AsyncIterator[Connection]":
+async def pg(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to `database_url`."""
     connection = await asyncpg.connect(database_url)
     try:
@@ -144,7 +144,7 @@ async def redis_prefix(redis_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(name="redis")
-async def redis_client(redis_url: str) -> "AsyncIterator[Redis]":
+async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
     try:
         yield client

@@ -1,3 +1,4 @@
+from listeners.embedded.directories import reachable_data_dir
 from listeners.embedded.errors import EmbeddedError
 from listeners.embedded.ports import free_port
 from listeners.embedded.postgres import PostgresServer, embedded_postgres
@@ -12,4 +13,5 @@ __all__ = [
     "embedded_postgres",
     "embedded_valkey",
     "free_port",
+    "reachable_data_dir",
 ]

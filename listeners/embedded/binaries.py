@@ -66,9 +66,9 @@ def _usable(site: Path, account: Account) -> bool:
 
 
 def readable_copy(site: Path, name: str, account: Account, *, caches: Iterable[Path] | None = None) -> Path:
-    """A copy of the Postgres files below `site` in a cache that `account` can read; made once, renamed into place.
+    """A copy of the Postgres files below `site` in a cache that `account` can read, made once.
 
-    Processes that copy at the same time each make one, and the first rename wins.
+    It is renamed into place: of processes that copy at the same time the first one wins.
     """
     tried: list[str] = []
     for cache in caches if caches is not None else (*_CACHES, Path(tempfile.gettempdir())):

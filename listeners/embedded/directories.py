@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pwd
 from dataclasses import dataclass
@@ -5,7 +6,9 @@ from pathlib import Path
 
 from listeners.embedded.errors import EmbeddedError
 
-__all__ = ["Account", "first_closed", "make_directory", "unprivileged"]
+__all__ = ["Account", "first_closed", "make_directory", "reachable_data_dir", "unprivileged"]
+
+_SYSTEM_BASE = Path("/var/lib/inventory-gateway")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def make_directory(path: Path) -> None:
 
 
 def first_closed(path: Path, account: Account) -> Path | None:
-    """The first directory on the way to `path`, itself included, that the account may not pass; None: it arrives."""
+    """What on the way to `path`, itself included, the account may not pass; None: it arrives."""
     for one in (*reversed(path.parents), path):
         status = one.stat()
         if status.st_uid == account.uid:
@@ -59,3 +62,17 @@ def first_closed(path: Path, account: Account) -> Path | None:
         if not allowed:
             return one
     return None
+
+
+def reachable_data_dir(wanted: Path, *, base: Path = _SYSTEM_BASE) -> Path:
+    """`wanted` if the account that Postgres runs as gets there, else a directory of its own below `base`.
+
+    Only root ever needs the second, for a data directory below a closed one such as /root. The same `wanted`
+    always gives the same answer. Raises EmbeddedError when `wanted` can not be made.
+    """
+    account = unprivileged()
+    make_directory(wanted)
+    real = wanted.resolve()
+    if account is None or first_closed(real, account) is None:
+        return wanted
+    return base / f"{real.name}-{hashlib.sha256(str(real).encode()).hexdigest()[:12]}"

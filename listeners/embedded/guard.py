@@ -1,8 +1,8 @@
 """The process between us and an embedded server, which outlives neither.
 
-It starts the server, reports its pid, and stops it when its own standard input ends: the kernel closes that
-pipe however the owner dies, also by SIGKILL, on Linux and macOS alike (PR_SET_PDEATHSIG is Linux only and is lost
-when the child changes its user). Run as a script it imports the standard library alone.
+It starts the server, reports its pid, and stops it when its own standard input ends: the kernel closes
+that pipe however the owner dies, also by SIGKILL, on Linux and macOS alike (PR_SET_PDEATHSIG is Linux only
+and is lost when the child changes its user). Run as a script it imports the standard library alone.
 """
 
 import json
@@ -16,7 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypedDict
 
-__all__ = ["Order", "family", "kill_family", "main", "process_name", "signal_family", "supervise"]
+__all__ = [
+    "Order",
+    "family",
+    "freeze_family",
+    "kill_family",
+    "main",
+    "process_name",
+    "send",
+    "signal_family",
+    "supervise",
+]
 
 _LOOK_AT_PARENT_S = 1.0
 _LINUX = Path("/proc/self/stat").exists()
@@ -47,7 +57,7 @@ def _processes() -> Mapping[int, _Process]:
     if _LINUX:
         return _processes_of_proc(Path("/proc"))
     # ps is at this path on macOS, and its output is as POSIX says.
-    listing = subprocess.run(  # noqa: S603  (fixed words)
+    listing = subprocess.run(
         ["/bin/ps", "-A", "-o", "pid=,ppid=,state=,comm="], check=True, capture_output=True, text=True
     )
     return _processes_of_ps(listing.stdout)
@@ -99,27 +109,33 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def _send(pid: int, signum: int) -> None:
+def send(pid: int, signum: int) -> None:
+    """Signal one process; one that has ended meanwhile is no error."""
     try:
         os.kill(pid, signum)
     except ProcessLookupError:
-        return  # it ended first
+        return
 
 
 def signal_family(pid: int, signum: int) -> None:
     for one in family(pid):
-        _send(one, signum)
+        send(one, signum)
+
+
+def freeze_family(pid: int) -> list[int]:
+    """SIGSTOP a process and its descendants; returns their pids."""
+    send(pid, signal.SIGSTOP)  # first alone: a postmaster that still runs would fork while we look
+    pids = family(pid)
+    for one in pids:
+        send(one, signal.SIGSTOP)
+    return pids
 
 
 def kill_family(pid: int) -> list[int]:
-    """SIGKILL a process and its descendants; returns their pids.
-
-    It is frozen first: a postmaster that still runs would fork while we look.
-    """
-    _send(pid, signal.SIGSTOP)
-    pids = family(pid)
+    """SIGKILL a process and its descendants; returns their pids."""
+    pids = freeze_family(pid)
     for one in pids:
-        _send(one, signal.SIGKILL)
+        send(one, signal.SIGKILL)
     return pids
 
 
@@ -182,7 +198,7 @@ def _owner_left_first(controls: Sequence[int], ended: int, parent: int) -> bool:
 
 def _stop(pid: int, ended: int, order: Order) -> None:
     signal_family(pid, signal.SIGCONT)  # a frozen server would not hear us
-    _send(pid, order["stop_signal"])
+    send(pid, order["stop_signal"])
     if not select.select([ended], [], [], order["grace_s"])[0]:
         kill_family(pid)
 

@@ -11,8 +11,8 @@ __all__ = ["DirectoryLock"]
 class DirectoryLock:
     """The right to run a server on a data directory, held as a lock on the file `lock` in it.
 
-    The guard of the server inherits `fd` and with it the lock, so it is free only when the server is gone too. The
-    file names the owner's pid.
+    The guard of the server inherits `fd` and with it the lock, so it is free only when the server is gone
+    too. The file names the owner's pid.
     """
 
     def __init__(self, directory: Path) -> None:

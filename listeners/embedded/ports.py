@@ -10,7 +10,7 @@ _FIRST, _LAST = 20_000, 32_000
 
 
 def free_port(*, randint: Callable[[int, int], int] = _random.randint) -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now. Somebody may take it a moment later: try again then.
+    """A TCP port of 127.0.0.1 that is free now; somebody may take it a moment later: try again then.
 
     Raises OSError when a hundred guesses are all taken.
     """

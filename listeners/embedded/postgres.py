@@ -29,8 +29,8 @@ _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 class PostgresServer(EmbeddedServer):
     """Postgres on 127.0.0.1 for development and tests.
 
-    Everybody on this machine may log in as its superuser: authentication is `trust`, listeners are the loopback
-    address alone. Not for data that must be kept from other users of the machine.
+    Everybody on this machine may log in as its superuser: authentication is `trust`, and it listens on the
+    loopback address alone. Not for data that must be kept from other users of the machine.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class PostgresServer(EmbeddedServer):
             closed = first_closed(self.data_dir, self._account)
             if closed is not None:
                 raise EmbeddedError(
-                    f"Postgres runs as `{self._account.name}` and can not reach {self.data_dir} through {closed}: "
-                    f"use another data directory or chmod o+x {closed}"
+                    f"Postgres runs as `{self._account.name}`, who can not reach {self.data_dir} "
+                    f"through {closed}: use another data directory or chmod o+x {closed}"
                 )
         self._install = await asyncio.to_thread(postgres_install, self._account)
         if not self.cluster.exists():
@@ -90,9 +90,10 @@ class PostgresServer(EmbeddedServer):
             ),
             self._lock,
         )
-        if not await child.wait_ended(self._timeout_s):
-            await child.kill()
-        await child.stop(0)
+        try:
+            await child.wait_ended(self._timeout_s)
+        finally:
+            await child.stop(0)
         if child.returncode != 0:
             raise EmbeddedError(f"Postgres could not make {self.cluster}: {_reason(self._log())}")
         unfinished.rename(self.cluster)
@@ -103,8 +104,8 @@ class PostgresServer(EmbeddedServer):
             owner = self.cluster.stat().st_uid
         except OSError as error:
             raise EmbeddedError(
-                f"{self.cluster} is no readable Postgres data directory ({error.strerror}): delete {self.data_dir} "
-                "or use another"
+                f"{self.cluster} is no readable Postgres data directory ({error.strerror}): "
+                f"delete {self.data_dir} or use another"
             ) from None
         ours = os.geteuid() if self._account is None else self._account.uid
         if owner != ours:
@@ -138,7 +139,7 @@ class PostgresServer(EmbeddedServer):
         )
 
     def _forget_dead_postmaster(self) -> None:
-        """Remove a postmaster.pid whose number another program has by now, as happens after a container's restart.
+        """Remove a postmaster.pid whose number another program has by now, as after a container's restart.
 
         Postgres would refuse to start. We hold the lock, so nobody else starts one here.
         """
@@ -158,7 +159,7 @@ class PostgresServer(EmbeddedServer):
         if self._postmaster() != (self.pid, "ready"):
             return False
         try:
-            connection = await asyncpg.connect(self._url("postgres"), timeout=5.0)
+            connection = await asyncpg.connect(self._url("postgres"), timeout=5.0, ssl=False)
         except (OSError, asyncpg.PostgresError):
             return False  # ready and gone again; the caller looks at the process
         try:
@@ -177,7 +178,8 @@ class PostgresServer(EmbeddedServer):
                 f"{self.data_dir} was made by another version of Postgres: delete it or use another"
             )
         return EmbeddedError(
-            f"Postgres did not start on {self.data_dir}: {_reason(log)} (all of it: {self.log_path})"
+            f"Postgres did not start on {self.data_dir}: {_reason(log)}; see {self.log_path}, "
+            "or delete the directory to begin again"
         )
 
 

@@ -50,7 +50,7 @@ class Child:
     @classmethod
     async def start(cls, program: Program, lock: DirectoryLock, *, grace_s: float = 5.0) -> "Child":
         """Raises EmbeddedError when the program can not be started at all."""
-        watcher = await asyncio.to_thread(_start_guard, program, lock.fd, grace_s)
+        watcher = _start_guard(program, lock.fd, grace_s)
         try:
             async with asyncio.timeout(_START_S):
                 report = await asyncio.to_thread(_first_line, watcher)
@@ -72,9 +72,13 @@ class Child:
         """None while it runs; 128 + n when signal n ended it."""
         return self._watcher.poll()
 
-    def signal_family(self, signum: int) -> None:
+    def freeze(self) -> None:
         if self.running:
-            guard.signal_family(self.pid, signum)
+            guard.freeze_family(self.pid)
+
+    def thaw(self) -> None:
+        if self.running:
+            guard.signal_family(self.pid, signal.SIGCONT)
 
     async def wait_ended(self, timeout_s: float) -> bool:
         return await wait_until(lambda: not self.running, timeout_s)
@@ -83,8 +87,8 @@ class Child:
         """Ask it to end; after the timeout, SIGKILL."""
         try:
             if self.running:
-                self.signal_family(signal.SIGCONT)
-                os.kill(self.pid, self.program.stop_signal)
+                self.thaw()  # a frozen server would not hear us
+                guard.send(self.pid, self.program.stop_signal)
             if not await self.wait_ended(timeout_s):
                 await self.kill()
         finally:

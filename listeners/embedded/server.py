@@ -1,5 +1,4 @@
 import asyncio
-import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
@@ -23,8 +22,9 @@ class PortTakenError(EmbeddedError):
 class EmbeddedServer(ABC):
     """A server of ours on 127.0.0.1, alive between `start` and `stop`. Belongs to no event loop.
 
-    Its guard stops it when this process ends, however it ends. `kill`, `restart`, `pause` and `resume` are for
-    tests of faults: port and data directory stay, the pid does not.
+    Its guard stops it when this process ends, however it ends. `kill`, `restart`, `pause` and `resume` are
+    for tests of faults: port and data directory stay, the pid does not. The data directory holds the server's
+    own files, `server.log` and `lock`.
     """
 
     stop_timeout_s = 20.0
@@ -88,11 +88,11 @@ class EmbeddedServer(ABC):
     def pause(self) -> None:
         """SIGSTOP all its processes: connections stay open and nothing answers."""
         if self._child is not None:
-            self._child.signal_family(signal.SIGSTOP)
+            self._child.freeze()
 
     def resume(self) -> None:
         if self._child is not None:
-            self._child.signal_family(signal.SIGCONT)
+            self._child.thaw()
 
     @abstractmethod
     async def _prepare(self) -> None:
@@ -127,10 +127,7 @@ class EmbeddedServer(ABC):
         self._child = child
         try:
             async with asyncio.timeout(self._timeout_s):
-                while not await self._answers():
-                    if not child.running:
-                        raise self._why_it_ended(self._log())
-                    await asyncio.sleep(0.01)
+                ready = await self._until_it_answers(child)
         except TimeoutError:
             await child.kill()
             raise EmbeddedError(
@@ -139,6 +136,15 @@ class EmbeddedServer(ABC):
         except BaseException:
             await child.kill()
             raise
+        if not ready:
+            raise self._why_it_ended(self._log())
+
+    async def _until_it_answers(self, child: Child) -> bool:
+        while not await self._answers():
+            if not child.running:
+                return False
+            await asyncio.sleep(0.01)
+        return True
 
     def _log(self) -> str:
         return self.log_path.read_text(errors="replace")

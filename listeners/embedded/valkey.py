@@ -60,9 +60,7 @@ class ValkeyServer(EmbeddedServer):
             return PortTakenError(f"port {self.port} is in use: stop what listens there or use another port")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         reason = lines[-1] if lines else "no reason given"
-        return EmbeddedError(
-            f"Valkey did not start on {self.data_dir}: {reason} (all of it: {self.log_path})"
-        )
+        return EmbeddedError(f"Valkey did not start on {self.data_dir}: {reason}; see {self.log_path}")
 
 
 async def _ask(port: int, command: bytes) -> bytes:

@@ -14,7 +14,7 @@ async def eventually(
 ) -> T:
     """Wait until the condition is true and return its value.
 
-    An AssertionError of the condition counts as false. Raises AssertionError with the last value at the deadline.
+    An AssertionError of the condition counts as false. At the deadline: AssertionError with the last value.
     """
     deadline = time.monotonic() + timeout_s
     while True:
