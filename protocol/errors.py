@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-__all__ = ["CLOSE_CODES", "Close", "CloseCode", "ErrorCode", "ProtocolError"]
+__all__ = ["CLOSE_CODES", "Close", "CloseCode", "ErrorCode", "FatalMessage", "ProtocolError"]
 
 
 class ErrorCode(StrEnum):
@@ -31,7 +31,8 @@ class ProtocolError(Exception):
     """A request that can not be served, told to the peer as one `error` message.
 
     It is the peer's fault unless the code is `unavailable` or `internal`. The connection stays open.
-    `message` says what to do next and never carries internal detail.
+    `message` says what to do next and never carries internal detail. `retry_after_ms` is 1000 for an
+    `unavailable` that does not know better: the contract promises the field there.
     """
 
     def __init__(
@@ -48,7 +49,23 @@ class ProtocolError(Exception):
         self.message = message
         self.id = id
         self.topic = topic
+        if retry_after_ms is None and code is ErrorCode.UNAVAILABLE:
+            retry_after_ms = 1000
         self.retry_after_ms = retry_after_ms
+
+    def about(self, *, id: str | None, topic: str | None = None) -> Self:  # noqa: A002 - the wire's own name
+        """The same error, told about this request; a topic it already names stays."""
+        return type(self)(
+            self.code,
+            self.message,
+            id=id,
+            topic=self.topic if topic is None else topic,
+            retry_after_ms=self.retry_after_ms,
+        )
+
+
+class FatalMessage(ProtocolError):
+    """What the peer sent is no message at all: it is told so, then the connection closes with 4400."""
 
 
 Advice = Literal["reconnect", "reconnect later", "fix the client", "get new credentials", "give up"]

@@ -43,6 +43,7 @@ def parse_topic(name: str) -> Topic:
         raise ProtocolError(
             ErrorCode.UNKNOWN_TOPIC,
             "a topic is product:<id>, location:<id> or vendor:<id>, with an id of 1 to 64 of A-Z a-z 0-9 ._-",
-            topic=name[:128],
+            # A name out of a URL may hold lone surrogates, which have no UTF-8.
+            topic=name[:128].encode("utf-8", "replace").decode(),
         )
     return Topic(TopicKind(match[1]), match[2])
