@@ -1,0 +1,23 @@
+"""Takes secrets out of text that people will read: log lines and error messages."""
+
+import re
+from typing import Final
+
+__all__ = ["redact"]
+
+# The password ends at the last @ of the word: not everybody escapes an @, so rather too much than too little.
+_URL_PASSWORD: Final = re.compile(r"(\w[\w+.-]*://[^\s:/@]*:)\S*(@)")
+_PARAMETER: Final = re.compile(
+    r"((?:password|passwd|sslpassword|secret|token)\s*[=:]\s*)[^&\s,;]+", re.IGNORECASE
+)
+_SUBPROTOCOL: Final = re.compile(r"(\bbearer\.)[\w=-]+", re.IGNORECASE)
+_AUTHORIZATION: Final = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` without passwords of URLs and parameters, `bearer.` subprotocols and Authorization values."""
+    if "://" in text:
+        text = _URL_PASSWORD.sub(r"\1***\2", text)
+    for pattern in (_PARAMETER, _SUBPROTOCOL, _AUTHORIZATION):
+        text = pattern.sub(r"\1***", text)
+    return text
