@@ -150,7 +150,7 @@ _ROUND_TRIP: Final = tuple(n * _MS for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 1
 class GatewayMetrics:
     """One per process, with a registry of its own.
 
-    The counters are plain attributes, for the event loop's thread: `metrics.gaps += 1`. Durations are seconds.
+    The counters are plain attributes, for the loop's thread: `metrics.gaps += 1`. Durations are seconds.
     """
 
     def __init__(self, *, descriptions: Iterable[Description] = ()) -> None:

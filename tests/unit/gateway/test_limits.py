@@ -1,0 +1,119 @@
+import pytest
+
+from gateway.limits import ConnectionLimits, Refusal, TokenBucket
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class TestTokenBucket:
+    def test_a_burst_is_let_through_and_then_the_rate(self, clock: Clock) -> None:
+        bucket = TokenBucket(10, 3, clock=clock)
+        assert [bucket.take() for _ in range(3)] == [0, 0, 0]
+        assert bucket.take() == pytest.approx(0.1)
+        clock.now += 0.1
+        assert bucket.take() == 0
+        assert bucket.take() > 0
+
+    def test_a_refusal_takes_nothing(self, clock: Clock) -> None:
+        bucket = TokenBucket(1, 1, clock=clock)
+        bucket.take()
+        assert [bucket.take() for _ in range(5)] == [1.0] * 5
+
+    def test_it_never_holds_more_than_the_burst(self, clock: Clock) -> None:
+        bucket = TokenBucket(10, 2, clock=clock)
+        clock.now += 3600
+        assert [bucket.take() for _ in range(2)] == [0, 0]
+        assert bucket.take() > 0
+
+    def test_the_burst_is_ten_seconds_worth_by_default(self, clock: Clock) -> None:
+        bucket = TokenBucket(5, clock=clock)
+        assert sum(bucket.take() == 0 for _ in range(100)) == 50
+
+    def test_zero_stands_for_no_limit(self, clock: Clock) -> None:
+        bucket = TokenBucket(0, clock=clock)
+        assert all(bucket.take(10**9) == 0 for _ in range(1000))
+
+    def test_more_than_a_burst_waits_for_a_full_bucket_and_is_paid_back(self, clock: Clock) -> None:
+        bucket = TokenBucket(10, 20, clock=clock)
+        assert bucket.take(50) == 0
+        assert bucket.take() == pytest.approx(3.1)
+        clock.now += 3.1
+        assert bucket.take() == 0
+
+    def test_it_knows_when_it_is_as_good_as_new(self, clock: Clock) -> None:
+        bucket = TokenBucket(10, 10, clock=clock)
+        assert bucket.is_full()
+        bucket.take()
+        assert not bucket.is_full()
+        clock.now += 0.1
+        assert bucket.is_full()
+
+
+class TestConnections:
+    def test_no_limits_admit_everybody(self, clock: Clock) -> None:
+        limits = ConnectionLimits(clock=clock)
+        assert all(limits.admit("10.0.0.1") is None for _ in range(10_000))
+        assert limits.statistics() == {"connections": 10_000, "addresses": 1, "remembered": 0}
+
+    def test_the_process_is_full(self, clock: Clock) -> None:
+        limits = ConnectionLimits(max_connections=2, clock=clock)
+        assert [limits.admit(a) for a in "ab"] == [None, None]
+        assert limits.admit("c") == Refusal("connections", 5.0)
+        limits.leave("a")
+        assert limits.admit("c") is None
+        assert limits.refused == {"connections": 1, "address": 0, "handshake_rate": 0}
+
+    def test_an_address_has_enough(self, clock: Clock) -> None:
+        limits = ConnectionLimits(per_address=1, clock=clock)
+        assert limits.admit("a") is None
+        assert limits.admit("a") == Refusal("address", 5.0)
+        assert limits.admit("b") is None
+        limits.leave("a")
+        assert limits.admit("a") is None
+
+    def test_an_address_is_too_fast(self, clock: Clock) -> None:
+        limits = ConnectionLimits(handshakes_per_address_per_s=1, clock=clock)
+        assert sum(limits.admit("a") is None for _ in range(20)) == 10
+        refusal = limits.admit("a")
+        assert refusal is not None
+        assert refusal.reason == "handshake_rate"
+        assert refusal.retry_after_s == pytest.approx(1.0)
+        assert limits.admit("b") is None
+        clock.now += 1
+        assert limits.admit("a") is None
+
+    def test_who_leaves_is_forgotten(self, clock: Clock) -> None:
+        limits = ConnectionLimits(clock=clock)
+        limits.admit("a")
+        limits.admit("a")
+        limits.leave("a")
+        assert limits.statistics()["addresses"] == 1
+        limits.leave("a")
+        assert limits.statistics() == {"connections": 0, "addresses": 0, "remembered": 0}
+
+
+class TestBoundedMemory:
+    def test_quiet_addresses_are_forgotten(self, clock: Clock) -> None:
+        limits = ConnectionLimits(handshakes_per_address_per_s=1, clock=clock)
+        for number in range(5000):
+            limits.admit(f"2001:db8::{number:x}")
+            limits.leave(f"2001:db8::{number:x}")
+            clock.now += 1.1
+        assert limits.statistics()["remembered"] <= 2
+
+    def test_a_flood_of_addresses_does_not_grow_the_table(self, clock: Clock) -> None:
+        limits = ConnectionLimits(handshakes_per_address_per_s=1, max_addresses=100, clock=clock)
+        for number in range(5000):
+            limits.admit(f"2001:db8::{number:x}")
+        assert limits.statistics()["remembered"] == 100
