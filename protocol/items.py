@@ -9,7 +9,7 @@ import orjson
 from protocol.timestamps import normalise_time
 from protocol.topics import is_key
 
-__all__ = ["Copy", "InvalidRow", "Item", "ItemKind", "build_item", "item_key", "tombstone"]
+__all__ = ["MAX_BODY_BYTES", "Copy", "InvalidRow", "Item", "ItemKind", "build_item", "item_key", "tombstone"]
 
 
 class ItemKind(StrEnum):
@@ -38,6 +38,10 @@ def item_key(item: Mapping[str, Any]) -> str:
     return key if location is None else f"{key}:{location}"
 
 
+MAX_BODY_BYTES: Final = 49_152  # leaves room for a whole payload of 64 KiB around it
+_CUT_TEXT: Final = 1_000  # characters; at most six bytes each, and five texts an item
+_MAX_INTEGER: Final = 2**53 - 1  # what JavaScript's Number holds exactly
+
 _INTEGERS: Final = {
     "stock": ("available", "on_hand", "reserved", "damaged", "safety_stock", "incoming"),
     "product": ("price_minor",),
@@ -49,6 +53,7 @@ def build_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
     """The item of a row, `row` being what `gateway.item_*` makes of it (see listeners/sources).
 
     `kind` is `stock` or `product`. Raises InvalidRow for keys outside the grammar and values of a wrong type.
+    Texts that would make the item too large for one payload are cut, so that its other fields stay live.
     """
     ids = ("product_id", "location_id", "vendor_id") if kind == "stock" else ("product_id", "vendor_id")
     body: dict[str, Any] = {"kind": kind}
@@ -68,14 +73,23 @@ def build_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
         body["low_stock_at"] = None if low is None else _integer("low_stock_at", low)
         body["location_active"] = row.get("location_active") is not False
     body["updated_at"] = _time(row.get("updated_at"))
-    return Item(item_key(body), version, False, orjson.dumps(body))
+    return Item(item_key(body), version, False, _encode(body))
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    encoded = orjson.dumps(body)
+    if len(encoded) <= MAX_BODY_BYTES:
+        return encoded
+    cut = {name: body[name][:_CUT_TEXT] for name in _TEXTS[body["kind"]]}
+    return orjson.dumps(body | cut)
 
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRow(f"{name} {value!r:.80} is no number")
-    if value != int(value):
-        raise InvalidRow(f"{name} {value!r} is no whole number")
+    # The comparison comes first: it is false for NaN and infinity, which have no int().
+    if not (abs(value) <= _MAX_INTEGER and value == int(value)):
+        raise InvalidRow(f"{name} {value!r:.80} is no whole number below 2^53")
     return int(value)
 
 
