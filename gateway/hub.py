@@ -1,0 +1,238 @@
+"""The topics this replica follows: messages from the bus in, broadcasts out, holes repaired."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.fanout import Fanout
+from gateway.freshness import Freshness, Transition
+from gateway.joining import Joiner
+from gateway.metrics import GatewayMetrics
+from gateway.outgoing import Delivery
+from gateway.ports import Feed
+from gateway.snapshots import SnapshotCache
+from gateway.topic_state import Outcome, TopicState
+from protocol.dialects import Dialect
+from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, Ready, Voided
+from protocol.errors import ProtocolError
+from protocol.topics import parse_topic
+
+__all__ = ["Hub", "HubSettings"]
+
+log = structlog.get_logger(__name__)
+
+# Positions asked for in one pipeline.
+COMPARED_AT_ONCE: Final = 500
+# A message that is on its way when positions are compared is no hole: it has this long to arrive, in s.
+GRACE_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    flush_s: float = 0.05
+    canary_s: float = 1.0
+    compare_s: float = 30.0
+    low_stock: int = 5
+
+
+class Hub:
+    """Implements listeners.bus.BusListener. Everything runs on one event loop; run() owns every task.
+
+    `told` is called when clients have to hear `stale` or `fresh`.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        metrics: GatewayMetrics,
+        settings: HubSettings,
+        *,
+        told: Callable[[Transition], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.freshness = Freshness(settings.canary_s, wall_ms=int(time.time() * 1000))
+        self._feed = feed
+        self._metrics = metrics
+        self._settings = settings
+        self._told = told
+        self._clock = clock
+        self._topics: dict[str, TopicState] = {}
+        self._joiner = Joiner(feed, SnapshotCache(feed, metrics), metrics, self, low_stock=settings.low_stock)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._compare_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                tasks.create_task(self._watch_canary(), name="canary")
+                await self._compare()
+            finally:
+                self._tasks = None
+
+    # --- clients
+
+    def subscribe(self, delivery: Delivery) -> None:
+        """Answers with a snapshot or from the delivery's resume position, then keeps it current."""
+        name = delivery.subscription.topic
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = TopicState(parse_topic(name), self._make_fanout)
+            self._feed.subscribe_nowait(name)
+        topic.waiting[delivery] = None
+        self.settle(topic)
+
+    def leave(self, delivery: Delivery) -> None:
+        """The subscription is closed."""
+        delivery.outgoing.forget(delivery)
+        topic = self._topics.get(delivery.subscription.topic)
+        if topic is not None:
+            topic.leave(delivery)
+            self._drop_if_unused(topic)
+
+    # --- the bus
+
+    def message(self, envelope: Envelope) -> None:
+        if isinstance(envelope, Beat):
+            self._tell(self.freshness.beat(envelope.as_of_ms, self._clock()))
+            return
+        if isinstance(envelope, NewGeneration):
+            log.info("new generation", generation=envelope.generation)
+            self._compare_now.set()
+            return
+        topic = self._topics.get(envelope.topic)
+        if topic is None:
+            return
+        if isinstance(envelope, Changed):
+            outcome = topic.receive(envelope)
+            if outcome is Outcome.GAP:
+                self._metrics.gaps += 1
+                self._repair(topic)
+            elif outcome is Outcome.OTHER_EPOCH:
+                self._restart(topic)
+        elif isinstance(envelope, Voided) or (isinstance(envelope, Ready) and envelope.epoch != topic.epoch):
+            self._restart(topic)
+
+    def lost(self) -> None:
+        self.freshness.lost()
+
+    def restored(self) -> None:
+        """Connected, or connected again: whatever was missed shows in the positions."""
+        self._compare_now.set()
+
+    # --- tasks
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._tasks is None:
+            work.close()  # draining: nobody is served any more
+        else:
+            self._tasks.create_task(work)
+
+    def settle(self, topic: TopicState) -> None:
+        if not topic.settling:
+            topic.settling = True
+            self.spawn(self._settle(topic))
+
+    async def _settle(self, topic: TopicState) -> None:
+        await self._joiner.settle(topic)
+        if topic.has_hole:
+            self._repair(topic)
+        self._drop_if_unused(topic)
+
+    def _restart(self, topic: TopicState) -> None:
+        topic.restart()
+        if topic.waiting:
+            self.settle(topic)
+
+    def _repair(self, topic: TopicState) -> None:
+        if not topic.repairing:
+            topic.repairing = True
+            self.spawn(self._fill_hole(topic))
+
+    async def _fill_hole(self, topic: TopicState) -> None:
+        """Brings the topic up to date from its log where that reaches back, else by new snapshots."""
+        try:
+            while topic.epoch is not None and topic.seq < topic.behind_of:
+                try:
+                    changes = await self._feed.log_since(topic.name, Position(topic.epoch, topic.seq))
+                except ProtocolError as error:
+                    log.warning("repair has to wait", topic=topic.name, code=error.code.value)
+                    await asyncio.sleep((error.retry_after_ms or 1000) / 1000)
+                    continue
+                if not changes:  # out of the log's reach, or the store has gone back: nothing to go on from
+                    self._metrics.snapshot_repairs += 1
+                    self._restart(topic)
+                    return
+                for change in changes:
+                    topic.receive(change)
+                self._metrics.log_repairs += 1
+        finally:
+            topic.repairing = False
+
+    async def _watch_canary(self) -> None:
+        period = self._settings.canary_s / 4
+        while True:
+            await asyncio.sleep(period)
+            self._tell(self.freshness.check(self._clock()))
+
+    async def _compare(self) -> None:
+        """Compares this replica's positions with the store's: at once after a lost link, and always slowly.
+
+        The same question keeps followed topics from expiring.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.compare_s):
+                    await self._compare_now.wait()
+            except TimeoutError:
+                pass
+            self._compare_now.clear()
+            try:
+                names = list(self._topics)
+                for start in range(0, len(names), COMPARED_AT_ONCE):
+                    await self._compare_some(names[start : start + COMPARED_AT_ONCE])
+            except ProtocolError as error:
+                log.warning("positions can not be compared", code=error.code.value)
+                await asyncio.sleep((error.retry_after_ms or 1000) / 1000)
+                self._compare_now.set()
+                continue
+            self._tell(self.freshness.verified(self._clock()))
+
+    async def _compare_some(self, names: list[str]) -> None:
+        positions = await self._feed.positions(names)
+        held = {name: self._topics[name] for name in names if name in self._topics}
+        if any(p.epoch == t.epoch and p.seq > t.seq for n, t in held.items() if (p := positions.get(n))):
+            await asyncio.sleep(GRACE_S)
+        for name, topic in held.items():
+            if topic.epoch is None:
+                continue
+            position = positions.get(name)
+            if position is None or position.epoch != topic.epoch:
+                self._restart(topic)
+            elif position.seq > topic.seq:
+                self._metrics.gaps += 1
+                topic.behind_of = max(topic.behind_of, position.seq)
+                self._repair(topic)
+
+    # --- helpers
+
+    def _make_fanout(self, name: str, dialect: Dialect) -> Fanout:
+        return Fanout(name, dialect, self._metrics, flush_s=self._settings.flush_s)
+
+    def _drop_if_unused(self, topic: TopicState) -> None:
+        if topic.unused and not topic.settling and self._topics.get(topic.name) is topic:
+            del self._topics[topic.name]
+            self._feed.unsubscribe_nowait(topic.name)
+
+    def _tell(self, transition: Transition | None) -> None:
+        if transition is not None:
+            log.info(transition.name.lower(), as_of_ms=self.freshness.as_of_ms)
+            self._told(transition)
+
+    def statistics(self) -> dict[str, int]:
+        return {"topics": len(self._topics)}

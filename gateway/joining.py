@@ -1,0 +1,268 @@
+"""How a subscription is answered: by a snapshot, or by what was missed since a position.
+
+Subscribe first, then snapshot: a delivery joins the broadcasts, which mark its items dirty, before its
+snapshot is read; so nothing is missed between the two, and what it is sent afterwards is never older than
+the snapshot (gateway.fanout.Fanout).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine, Iterable
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.metrics import GatewayMetrics
+from gateway.outgoing import Delivery
+from gateway.ports import Feed
+from gateway.snapshots import SnapshotCache
+from gateway.topic_state import TopicState
+from protocol.errors import ErrorCode, ProtocolError
+from protocol.items import Item
+from protocol.principal import View
+from protocol.public_view import PublicView
+from protocol.subscription import Signal, SubscriptionState
+
+__all__ = ["Joiner", "TaskOwner"]
+
+# Large snapshots that are read from the store at the same time; a client that does not read holds none.
+PAGE_READERS: Final = 8
+
+log = structlog.get_logger(__name__)
+
+
+class TaskOwner(Protocol):
+    """Who runs what can not be done at once (gateway.hub.Hub)."""
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None: ...
+    def settle(self, topic: TopicState) -> None: ...
+
+
+class Joiner:
+    """Serves those who wait for a topic; one settle() a topic at a time, so that they share what is read."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        cache: SnapshotCache,
+        metrics: GatewayMetrics,
+        tasks: TaskOwner,
+        *,
+        low_stock: int,
+    ) -> None:
+        self._feed = feed
+        self._cache = cache
+        self._metrics = metrics
+        self._tasks = tasks
+        self._low_stock = low_stock
+        self._pages = asyncio.Semaphore(PAGE_READERS)
+
+    async def settle(self, topic: TopicState) -> None:
+        """Serves everybody who waits for the topic, until nobody does."""
+        try:
+            while topic.waiting:
+                try:
+                    await self._serve(topic)
+                except ProtocolError as error:
+                    self._tell(topic, error)
+                    if topic.waiting:
+                        await asyncio.sleep((error.retry_after_ms or 1000) / 1000 * random.uniform(0.5, 1.5))
+        except Exception:
+            log.exception("topic failed", topic=topic.name)
+            for delivery in [*topic.waiting, *topic.deliveries()]:
+                self._refuse(
+                    topic, delivery, ProtocolError(ErrorCode.INTERNAL, "try again", topic=topic.name)
+                )
+        finally:
+            topic.settling = False
+
+    def _tell(self, topic: TopicState, error: ProtocolError) -> None:
+        """Those who ask for the first time are told; those who were served before wait on, knowing
+        from `stale` that their copy is not kept."""
+        temporary = error.code is ErrorCode.UNAVAILABLE
+        for delivery in list(topic.waiting):
+            if not (temporary and delivery.returning):
+                self._refuse(topic, delivery, error)
+
+    def _refuse(self, topic: TopicState, delivery: Delivery, error: ProtocolError) -> None:
+        topic.leave(delivery)
+        delivery.outgoing.refuse(delivery.subscription, error)
+
+    async def _serve(self, topic: TopicState) -> None:
+        await self._feed.wait_subscribed(topic.name)
+        if topic.epoch is None:
+            await self._adopt(topic)
+        batch = list(topic.waiting)
+        for delivery in batch:
+            topic.join(delivery)
+        await self._resume(topic, [d for d in batch if d.resume is not None])
+        exact = [d for d in batch if d in topic.waiting and d.subscription.view is View.EXACT]
+        if exact:
+            await self._send_exact(topic, exact)
+        public = [d for d in batch if d in topic.waiting and d.subscription.view is View.PUBLIC]
+        if public:
+            await self._send_public(topic, public)
+
+    async def _adopt(self, topic: TopicState) -> None:
+        opened = await self._feed.ensure(topic.topic)
+        topic.large = opened.items > SnapshotCache.MAX_ITEMS
+        for message in topic.adopt(opened.epoch, opened.seq):
+            topic.receive(message)  # a hole shows in has_hole; the hub's comparison repairs it
+
+    async def _resume(self, topic: TopicState, deliveries: list[Delivery]) -> None:
+        """Whoever was complete at a position that the log still reaches gets what came after it."""
+        for position in {d.resume for d in deliveries if d.resume is not None}:
+            changes = None
+            if position.epoch == topic.epoch:
+                changes = await self._feed.log_since(topic.name, position)
+            for delivery in [d for d in deliveries if d.resume == position]:
+                delivery.resume = None
+                if changes is None or position.epoch != topic.epoch or delivery not in topic.waiting:
+                    continue  # answered by a snapshot
+                del topic.waiting[delivery]
+                subscription = delivery.subscription
+                subscription.epoch, subscription.seq = position
+                subscription.signal(Signal.RESUMED)
+                outgoing = delivery.outgoing
+                outgoing.send(
+                    "resumed",
+                    outgoing.dialect.resumed(subscription.id, topic.name, position.epoch, position.seq),
+                )
+                for change in changes:
+                    delivery.conflate(change.items, position.seq)
+                delivery.seq = position.seq
+                topic.complete(delivery, changes[-1].seq if changes else position.seq)
+
+    async def _send_exact(self, topic: TopicState, deliveries: list[Delivery]) -> None:
+        if not topic.large:
+            for dialect in {d.outgoing.dialect for d in deliveries}:
+                encoded = await self._cache.encoded(topic, dialect)
+                if encoded is None:
+                    await self._reopen(topic)
+                    return
+                for delivery in deliveries:
+                    if delivery.outgoing.dialect is dialect:
+                        self._begin(topic, delivery, encoded.tails, encoded.seq)
+            return
+        for delivery in deliveries:
+            if delivery in topic.waiting:
+                del topic.waiting[delivery]
+                self._tasks.spawn(self._stream(topic, delivery))
+
+    async def _reopen(self, topic: TopicState) -> None:
+        """What was loaded is gone, or has outgrown one read."""
+        opened = await self._feed.ensure(topic.topic)
+        if opened.epoch == topic.epoch:
+            topic.large = opened.items > SnapshotCache.MAX_ITEMS
+        else:
+            topic.restart()
+
+    async def _send_public(self, topic: TopicState, deliveries: list[Delivery]) -> None:
+        if topic.projection is None and not await self._project(topic):
+            return
+        for delivery in deliveries:
+            if delivery in topic.waiting:
+                encoded = self._cache.public(topic, delivery.outgoing.dialect)
+                self._begin(topic, delivery, encoded.tails, encoded.seq)
+
+    async def _project(self, topic: TopicState) -> bool:
+        """Reads the whole topic once and computes the public view from it; changes keep it current then."""
+        epoch = topic.epoch
+        topic.begin_projection()
+        view = PublicView(topic.topic, self._low_stock)
+        items = await self._read_all(topic)
+        if items is None or epoch is None or topic.epoch != epoch:
+            if topic.epoch == epoch:
+                await self._reopen(topic)
+            return False
+        view.load(items)
+        topic.project(view)
+        return True
+
+    async def _read_all(self, topic: TopicState) -> Iterable[Item] | None:
+        if not topic.large:
+            stored = await self._feed.read(topic.name)
+            return stored.items if stored is not None and stored.epoch == topic.epoch else None
+        items: list[Item] = []
+        async with self._pages:
+            async for page in self._feed.pages(topic.name, topic.epoch or ""):
+                items.extend(page)
+        return items
+
+    def _begin(self, topic: TopicState, delivery: Delivery, tails: list[bytes], seq: int) -> None:
+        """Hands an encoded snapshot to the connection. No await since it was found: nothing is in between."""
+        if delivery not in topic.waiting or topic.epoch is None:
+            return
+        del topic.waiting[delivery]
+        self._snapshot_begins(topic, delivery, seq)
+        head = delivery.outgoing.dialect.snapshot_head(delivery.subscription.id)
+
+        def complete(delivery: Delivery) -> None:
+            self._complete(topic, delivery, seq)
+
+        delivery.outgoing.transfer(delivery, head, tails, complete)
+
+    def _snapshot_begins(self, topic: TopicState, delivery: Delivery, seq: int) -> None:
+        subscription = delivery.subscription
+        subscription.epoch, subscription.seq = topic.epoch or "", seq
+        subscription.signal(Signal.SNAPSHOT_BEGINS)
+        delivery.seq = seq
+        if delivery.fanout is not None and delivery.fanout.sent_seq <= seq:
+            delivery.clear_dirty()
+
+    def _complete(self, topic: TopicState, delivery: Delivery, ready_seq: int) -> None:
+        if delivery.subscription.state is SubscriptionState.SENDING:
+            delivery.subscription.signal(Signal.SNAPSHOT_ENDS)
+            topic.complete(delivery, ready_seq)
+
+    async def _stream(self, topic: TopicState, delivery: Delivery) -> None:
+        """A large snapshot, read page by page as the client takes it: a slow client pins one page."""
+        epoch, seq = topic.epoch or "", topic.seq
+        self._snapshot_begins(topic, delivery, seq)
+        started = time.perf_counter()
+        try:
+            ready_seq = await self._send_pages(topic, delivery, epoch, seq)
+        except ProtocolError as error:
+            log.info("snapshot starts over", topic=topic.name, code=error.code.value)
+            ready_seq = None
+        self._metrics.snapshot_load.observe(time.perf_counter() - started)
+        if ready_seq is not None:
+            self._complete(topic, delivery, ready_seq)
+        elif delivery.subscription.state is SubscriptionState.SENDING and delivery.fanout is not None:
+            topic.send_back(delivery)
+            self._tasks.settle(topic)
+
+    async def _send_pages(self, topic: TopicState, delivery: Delivery, epoch: str, seq: int) -> int | None:
+        """Returns the position that the parts may reach up to; None if the epoch has ended meanwhile."""
+        outgoing, subscription = delivery.outgoing, delivery.subscription
+        dialect = outgoing.dialect
+        head = dialect.snapshot_head(subscription.id)
+        held: list[Item] = []
+        part = 0
+
+        async def send(items: list[Item], *, last: bool) -> bool:
+            nonlocal part
+            if not await outgoing.wait_writable() or subscription.state is not SubscriptionState.SENDING:
+                return False
+            if topic.epoch != epoch:
+                return False
+            part += 1
+            tail = dialect.snapshot_tail(topic.name, epoch, seq, part, last, items)
+            outgoing.send("snapshot", head + tail)
+            return True
+
+        pages = self._feed.pages(topic.name, epoch)
+        while True:
+            async with self._pages:
+                page = await anext(pages, None)
+            if page is None:
+                break
+            *full, held = [*dialect.snapshot_groups([*held, *page])] or [[]]
+            for group in full:
+                if not await send(group, last=False):
+                    return None
+        position = (await self._feed.positions([topic.name])).get(topic.name)
+        if position is None or position.epoch != epoch or not await send(held, last=True):
+            return None
+        return position.seq

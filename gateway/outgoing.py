@@ -1,0 +1,271 @@
+"""What a connection still has to be sent: latest values by key, never a queue of messages.
+
+A delivery is one subscription on one connection. While its socket is congested, or its snapshot is on the
+way, the changes that are broadcast mark items dirty; when it drains it gets the latest value of each. So a
+client costs at most the distinct items it watches, however slow it is.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from gateway.frames import text_frame
+from gateway.metrics import GatewayMetrics
+from protocol.dialects import Dialect
+from protocol.envelope import Position
+from protocol.errors import ProtocolError
+from protocol.items import Item
+from protocol.subscription import Signal, Subscription, SubscriptionState
+
+__all__ = ["CHUNK_BYTES", "Delivery", "Outgoing", "Transport", "chunks"]
+
+# What fits into one message of 64 KiB beside its head (topic, epoch, seq and a subscribe id, escaped).
+CHUNK_BYTES = 63 * 1024
+
+
+class Transport(Protocol):
+    """The part of asyncio.Transport that is written to."""
+
+    def write(self, data: bytes) -> None: ...
+
+
+def chunks(items: Iterable[Item], limit: int = CHUNK_BYTES) -> Iterator[list[Item]]:
+    """The items in order, cut so that the bodies of a chunk fit into one message (`limit` in bytes)."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        length = len(item.body) + 1
+        if chunk and size + length > limit:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += length
+    if chunk:
+        yield chunk
+
+
+class Delivery:
+    """One subscription on one connection, and what it has not been sent yet."""
+
+    __slots__ = (
+        "_dirty",
+        "fanout",
+        "outgoing",
+        "promoted",
+        "ready_seq",
+        "resume",
+        "returning",
+        "seq",
+        "subscription",
+    )
+
+    def __init__(
+        self, subscription: Subscription, outgoing: "Outgoing", *, resume: Position | None = None
+    ) -> None:
+        self.subscription = subscription
+        self.outgoing = outgoing
+        self.resume = resume
+        # The broadcasts it takes part in, from before its snapshot is read.
+        self.fanout: Broadcast | None = None
+        # It goes live once they have come this far (None: its snapshot is not complete).
+        self.ready_seq: int | None = None
+        # True from there on: what is broadcast is written to its socket as it is.
+        self.promoted = False
+        # Where the client stands while that differs from the broadcasts: it has dirty items.
+        self.seq = 0
+        # It has been served before: a failed load is retried instead of told.
+        self.returning = False
+        self._dirty: dict[str, Item] = {}
+
+    def restart(self) -> None:
+        """What it holds is void: nothing more of it is sent, a new snapshot will come."""
+        if self.subscription.state is not SubscriptionState.WAITING:
+            self.returning = True
+            self.resume = None
+        self.subscription.signal(Signal.RESTART)
+        self._dirty.clear()
+        self.outgoing.forget(self)
+        self.fanout = None
+        self.promoted = False
+        self.ready_seq = None
+
+    def conflate(self, items: Iterable[Item], previous_seq: int) -> int:
+        """Marks the items dirty. `previous_seq`: how far the client had been served before them.
+
+        Returns how many versions will never be sent because a newer one replaced them.
+        """
+        dirty = self._dirty
+        if not dirty and self.promoted:
+            self.seq = previous_seq
+            self.outgoing.mark_dirty(self)
+        replaced = 0
+        for item in items:
+            held = dirty.get(item.key)
+            if held is None:
+                dirty[item.key] = item
+            elif held.version < item.version:
+                dirty[item.key] = item
+                replaced += 1
+        return replaced
+
+    def clear_dirty(self) -> None:
+        """Everything marked so far is in the snapshot that now begins."""
+        self._dirty.clear()
+
+    def promote(self) -> None:
+        """It is live from here on; what was marked while it joined follows as soon as the socket takes it."""
+        self.promoted = True
+        if self._dirty:
+            self.outgoing.mark_dirty(self)
+            self.outgoing.pump()
+
+    def drain_chunk(self) -> bool:
+        """Sends one message of dirty items. False once none are left."""
+        chunk = next(chunks(self._dirty.values()))
+        for item in chunk:
+            del self._dirty[item.key]
+        if not self._dirty and self.fanout is not None:
+            self.seq = max(self.seq, self.fanout.sent_seq)
+        self.outgoing.send_delta(self.subscription, self.seq, chunk)
+        return bool(self._dirty)
+
+
+class Broadcast(Protocol):
+    """What everybody who follows a view of a topic is sent (gateway.fanout)."""
+
+    @property
+    def sent_seq(self) -> int: ...
+
+
+class _Transfer:
+    """An encoded snapshot on its way to one client."""
+
+    __slots__ = ("delivery", "head", "next", "on_complete", "tails")
+
+    def __init__(self, delivery: Delivery, head: bytes, tails: Sequence[bytes], on_complete: "OnComplete"):
+        self.delivery = delivery
+        self.head = head
+        self.tails = tails
+        self.next = 0
+        self.on_complete = on_complete
+
+
+OnComplete = Callable[[Delivery], None]
+Refuse = Callable[[Subscription, ProtocolError], None]
+
+
+class Outgoing:
+    """The sending half of one connection. Plain functions on the event loop; nothing here ever waits,
+    but wait_writable()."""
+
+    __slots__ = (
+        "_dirty",
+        "_metrics",
+        "_transfers",
+        "_waiters",
+        "closed",
+        "congested",
+        "dialect",
+        "refuse",
+        "transport",
+    )
+
+    def __init__(
+        self, transport: Transport, dialect: Dialect, metrics: GatewayMetrics, *, refuse: Refuse
+    ) -> None:
+        """`refuse` tells the client that a subscription has failed, and why."""
+        self.transport = transport
+        self.dialect = dialect
+        self.refuse = refuse
+        self.congested = False
+        self.closed = False
+        self._metrics = metrics
+        self._dirty: dict[Delivery, None] = {}
+        self._transfers: deque[_Transfer] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def send(self, message_type: str, payload: bytes) -> None:
+        """One message for this client alone, at once: behind what the socket has, before what is dirty."""
+        if self.closed:
+            return
+        frame = text_frame(payload)
+        self.transport.write(frame)
+        self._metrics.sent(message_type, 1, len(frame))
+
+    def send_delta(self, subscription: Subscription, seq: int, items: Sequence[Item]) -> None:
+        """`items` fit into one message (chunks())."""
+        for payload in self.dialect.deltas(subscription.topic, subscription.epoch, seq, seq, items):
+            self.send("delta", payload)
+
+    def mark_dirty(self, delivery: Delivery) -> None:
+        self._dirty[delivery] = None
+
+    def forget(self, delivery: Delivery) -> None:
+        """Nothing more is sent for this delivery."""
+        self._dirty.pop(delivery, None)
+        if self._transfers:
+            self._transfers = deque(t for t in self._transfers if t.delivery is not delivery)
+
+    def transfer(
+        self, delivery: Delivery, head: bytes, tails: Sequence[bytes], on_complete: OnComplete
+    ) -> None:
+        """Sends a snapshot, part by part, as the socket takes it; `on_complete` after the last part.
+
+        `tails` are shared with other clients and must not be changed.
+        """
+        self._transfers.append(_Transfer(delivery, head, tails, on_complete))
+        self.pump()
+
+    def pause(self) -> None:
+        """The socket's buffer is full (asyncio: pause_writing)."""
+        self.congested = True
+
+    def resume(self) -> None:
+        """The socket's buffer has drained (asyncio: resume_writing)."""
+        self.congested = False
+        self.pump()
+        if not self.congested:
+            self._wake()
+
+    def close(self) -> None:
+        """The connection is gone or closing: nothing is sent from here on, nobody waits for it."""
+        self.closed = True
+        self._dirty.clear()
+        self._transfers.clear()
+        self._wake()
+
+    def pump(self) -> None:
+        """Sends what is waiting until the socket is full: snapshots first, then dirty items."""
+        while not self.congested and not self.closed:
+            if self._transfers:
+                self._send_part()
+            elif self._dirty:
+                delivery = next(iter(self._dirty))
+                del self._dirty[delivery]
+                if delivery.drain_chunk():
+                    self._dirty[delivery] = None  # behind the others: topics take turns
+            else:
+                return
+
+    async def wait_writable(self) -> bool:
+        """Waits until the socket takes more (the slow-client deadline bounds it). False: it is closed."""
+        while self.congested and not self.closed:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return not self.closed
+
+    def _send_part(self) -> None:
+        transfer = self._transfers[0]
+        self.send("snapshot", transfer.head + transfer.tails[transfer.next])
+        transfer.next += 1
+        if transfer.next == len(transfer.tails):
+            self._transfers.popleft()
+            transfer.on_complete(transfer.delivery)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

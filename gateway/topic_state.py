@@ -1,0 +1,168 @@
+"""Where this replica stands in one topic, and who follows it."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Final
+
+from gateway.fanout import Fanout
+from gateway.outgoing import Delivery
+from protocol.dialects import Dialect
+from protocol.envelope import Changed
+from protocol.principal import View
+from protocol.public_view import PublicView
+from protocol.topics import Topic
+
+__all__ = ["Outcome", "TopicState"]
+
+# Messages kept while the first position of a topic is not known yet; what is lost of them shows as a gap.
+BACKLOG: Final = 256
+
+MakeFanout = Callable[[str, Dialect], Fanout]
+
+
+class Outcome(Enum):
+    """What a message from the bus has meant for the topic."""
+
+    ACCEPTED = auto()
+    IGNORED = auto()
+    GAP = auto()
+    OTHER_EPOCH = auto()
+
+
+class TopicState:
+    """The position of a topic as received from the bus, and its fan-outs, one per view and dialect.
+
+    `epoch` is None while no position is known: before the first load, and again once the topic is void.
+    """
+
+    def __init__(self, topic: Topic, make_fanout: MakeFanout) -> None:
+        self.topic = topic
+        self.name = str(topic)
+        self.epoch: str | None = None
+        self.seq = 0
+        self.behind_of = 0  # the highest sequence seen beyond a hole
+        self.large = False
+        self.settling = False
+        self.repairing = False
+        self.waiting: dict[Delivery, None] = {}
+        self.projection: PublicView | None = None
+        self.public_seq = 0  # where the public view changed visibly the last time
+        self.public_revision = 0
+        self._make_fanout = make_fanout
+        self._fanouts: dict[tuple[View, str], Fanout] = {}
+        self._backlog: deque[Changed] = deque(maxlen=BACKLOG)
+        self._unprojected: list[Changed] | None = None
+
+    @property
+    def unused(self) -> bool:
+        return not self.waiting and all(fanout.empty for fanout in self._fanouts.values())
+
+    @property
+    def has_hole(self) -> bool:
+        return self.epoch is not None and self.behind_of > self.seq
+
+    def deliveries(self) -> Iterator[Delivery]:
+        for fanout in self._fanouts.values():
+            yield from fanout.deliveries
+
+    def join(self, delivery: Delivery) -> Fanout:
+        """The delivery takes part in the broadcasts of its view from here on."""
+        view, dialect = delivery.subscription.view, delivery.outgoing.dialect
+        key = (view, dialect.subprotocol)
+        fanout = self._fanouts.get(key)
+        if fanout is None:
+            fanout = self._fanouts[key] = self._make_fanout(self.name, dialect)
+            fanout.start(self.epoch or "", self.seq if view is View.EXACT else self.public_seq)
+        fanout.join(delivery)
+        return fanout
+
+    def leave(self, delivery: Delivery) -> None:
+        """The client has left, or is gone. What nobody follows any more is dropped."""
+        self.waiting.pop(delivery, None)
+        for key, fanout in list(self._fanouts.items()):
+            fanout.leave(delivery)
+            if fanout.empty:
+                fanout.stop()
+                del self._fanouts[key]
+        if not any(view is View.PUBLIC for view, _ in self._fanouts):
+            self.projection = self._unprojected = None
+
+    def receive(self, message: Changed) -> Outcome:
+        """Takes a change from the bus, if it is the next one."""
+        if self.epoch is None:
+            self._backlog.append(message)
+            return Outcome.IGNORED
+        if message.epoch != self.epoch:
+            return Outcome.OTHER_EPOCH
+        if message.seq <= self.seq:
+            return Outcome.IGNORED
+        if message.seq > self.seq + 1:
+            self.behind_of = max(self.behind_of, message.seq)
+            return Outcome.GAP
+        self._accept(message)
+        return Outcome.ACCEPTED
+
+    def adopt(self, epoch: str, seq: int) -> list[Changed]:
+        """Starts from a position that was read. Returns the messages that came while it was not known."""
+        self.epoch = epoch
+        self.seq = self.public_seq = self.behind_of = seq
+        for fanout in self._fanouts.values():
+            fanout.start(epoch, seq)
+        backlog = [message for message in self._backlog if message.epoch == epoch]
+        self._backlog.clear()
+        return backlog
+
+    def complete(self, delivery: Delivery, ready_seq: int) -> None:
+        """The client has been sent all up to `ready_seq`, or its last part: broadcasts go on from there."""
+        if delivery.fanout is not None:
+            delivery.fanout.complete(delivery, ready_seq)
+
+    def send_back(self, delivery: Delivery) -> None:
+        """What this client was being sent has come to nothing: it waits for another snapshot."""
+        for fanout in self._fanouts.values():
+            fanout.leave(delivery)
+        delivery.restart()
+        self.waiting[delivery] = None
+
+    def restart(self) -> None:
+        """The topic is void: everybody waits for a new snapshot."""
+        self.epoch = None
+        self.large = False
+        self.projection = self._unprojected = None
+        for fanout in self._fanouts.values():
+            fanout.stop()
+        for delivery in list(self.deliveries()):
+            self.send_back(delivery)
+        self._fanouts.clear()
+
+    def begin_projection(self) -> None:
+        """The public view is about to be computed from a read; changes from here on are kept for it."""
+        if self._unprojected is None:
+            self._unprojected = []
+
+    def project(self, view: PublicView) -> None:
+        """The public view has been loaded from a read that began after begin_projection()."""
+        for message in self._unprojected or ():
+            view.apply(message.items)
+        self._unprojected = None
+        self.projection = view
+        self.public_seq = self.seq
+        self.public_revision += 1
+        for (kind, _), fanout in self._fanouts.items():
+            if kind is View.PUBLIC:
+                fanout.start(self.epoch or "", self.public_seq)
+
+    def _accept(self, message: Changed) -> None:
+        self.seq = message.seq
+        visible = None
+        if self._unprojected is not None:
+            self._unprojected.append(message)
+        elif self.projection is not None and (visible := self.projection.apply(message.items)):
+            self.public_seq = message.seq
+            self.public_revision += 1
+        for (view, _), fanout in self._fanouts.items():
+            if view is View.EXACT:
+                fanout.change(message.items, message.seq, message.changed_at_ms)
+            elif visible:
+                fanout.change(visible, message.seq, message.changed_at_ms)
