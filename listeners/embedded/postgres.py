@@ -113,7 +113,7 @@ class PostgresServer(EmbeddedServer):
                 f"{self.cluster} belongs to another user (uid {owner}, not {ours}): delete {self.data_dir}, "
                 "chown it or use another"
             )
-        if not version.isdigit():
+        if not re.fullmatch(r"\d+(\.\d+)?", version):
             raise EmbeddedError(f"{self.cluster}/PG_VERSION is broken: delete {self.data_dir} or use another")
 
     def _program(self) -> Program:

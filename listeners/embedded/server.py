@@ -137,6 +137,7 @@ class EmbeddedServer(ABC):
             await child.kill()
             raise
         if not ready:
+            await child.kill()  # it is gone; its guard is hung up on
             raise self._why_it_ended(self._log())
 
     async def _until_it_answers(self, child: Child) -> bool:

@@ -47,13 +47,14 @@ class ValkeyServer(EmbeddedServer):
         )
 
     async def _answers(self) -> bool:
-        """It is ours when INFO names our pid: another server on the port must not be taken for it."""
+        """It is ours when INFO names our pid; another server on the port must not be taken for it."""
         try:
-            async with asyncio.timeout(2.0):
-                reply = await _ask(self.port, b"INFO server\r\n")
+            async with asyncio.timeout(0.5):
+                reply = await _ask(self.port, b"INFO\r\n")
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return False
-        return reply.startswith(b"-NOAUTH") or f"\r\nprocess_id:{self.pid}\r\n".encode() in reply
+        ours = f"\r\nprocess_id:{self.pid}\r\n".encode() in reply and b"\r\nloading:0\r\n" in reply
+        return ours or reply.startswith(b"-NOAUTH")
 
     def _why_it_ended(self, log: str) -> EmbeddedError:
         if re.search("address already in use", log, re.IGNORECASE):
