@@ -1,0 +1,140 @@
+"""How redis-py is set up here, and what its errors mean."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from listeners.errors import ListenersError, Refused, Unavailable
+
+__all__ = [
+    "AnyRedis",
+    "check_server",
+    "classified",
+    "connect_redis",
+    "is_cluster_url",
+    "make_link",
+    "translated",
+]
+
+AnyRedis = Redis | RedisCluster
+
+_CLUSTER_SCHEMES: Final = {"redis+cluster://": "redis://", "rediss+cluster://": "rediss://"}
+_OLDEST: Final = "Redis 7 or Valkey 7.2 is needed"
+
+# Of replies that redis-py has no class for, by their first word. The others are mistakes of ours.
+_TRANSIENT_WORDS: Final = {"BUSY", "MISCONF", "NOREPLICAS", "UNKILLABLE", "INPROG", "NOMASTERLINK"}
+_REFUSING_WORDS: Final = {"DENIED", "NOPROTO"}
+_REFUSING_TEXTS: Final = ("unknown command", "DB index is out of range", "without any password configured")
+
+
+def is_cluster_url(url: str) -> bool:
+    """`redis+cluster://host:port` names one node of a cluster, the others are found through it."""
+    return url.startswith(tuple(_CLUSTER_SCHEMES))
+
+
+def connect_redis(
+    url: str, *, timeout_s: float = 2.0, max_connections: int = 16, name: str = "inventory-gateway"
+) -> AnyRedis:
+    """A client that connects when first used; close it with `aclose`. Raises ValueError for a bad URL.
+
+    It never repeats a command by itself: whoever calls knows whether it may run twice. A command that gets no
+    reply in time fails; a caller waits up to `timeout_s` for one of the connections.
+    """
+    options = _options(timeout_s, name)
+    for scheme, plain in _CLUSTER_SCHEMES.items():
+        if url.startswith(scheme):
+            return RedisCluster.from_url(
+                plain + url.removeprefix(scheme), max_connections=max_connections, **options
+            )
+    pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_s, **options)
+    return Redis.from_pool(pool)
+
+
+def make_link(url: str, *, timeout_s: float, name: str = "inventory-gateway-bus") -> AbstractConnection:
+    """One bare connection, not connected yet, for a reader of its own."""
+    pool = ConnectionPool.from_url(url, **_options(timeout_s, name))
+    link: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # a gap of redis-py
+    return link
+
+
+def _options(timeout_s: float, name: str) -> dict[str, Any]:
+    return {
+        # RESP3 pushes leak or log in some releases of redis-py.
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # redis-py's own idle time, interval and probes (30 s, 5 s, 3) come with it.
+        "socket_keepalive": True,
+        # Probes of ours are for the bus; the pool looks at a connection before it hands it out.
+        "health_check_interval": 0,
+        "client_name": name,
+    }
+
+
+def classified(error: Exception) -> ListenersError | None:
+    """What an error of redis-py means for us; None: a mistake of ours, to be raised as it is."""
+    match error:
+        case (
+            exceptions.AuthenticationError()
+            | exceptions.AuthenticationWrongNumberOfArgsError()
+            | exceptions.AuthorizationError()
+            | exceptions.NoPermissionError()
+            | exceptions.ModuleError()
+        ):
+            return Refused(f"Redis refuses: {error}")
+        case exceptions.OutOfMemoryError():
+            return Unavailable("Redis is full: raise its maxmemory", retry_after_ms=5000)
+        case (
+            exceptions.ConnectionError()
+            | exceptions.TimeoutError()
+            | exceptions.ReadOnlyError()
+            | exceptions.ClusterError()
+            | exceptions.TryAgainError()
+            | exceptions.AskError()
+            | exceptions.RedisClusterException()
+            | OSError()
+            | TimeoutError()
+        ):
+            return Unavailable(f"Redis can not be reached: {error}")
+        case exceptions.ResponseError():
+            return _classified_reply(str(error))
+    return None
+
+
+def _classified_reply(text: str) -> ListenersError | None:
+    word = text.partition(" ")[0]
+    if word in _REFUSING_WORDS or any(part in text for part in _REFUSING_TEXTS):
+        return Refused(f"Redis refuses: {text}")
+    if word in _TRANSIENT_WORDS:
+        return Unavailable(f"Redis can not serve now: {text}")
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises Unavailable or Refused for what redis-py raises inside."""
+    try:
+        yield
+    except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
+        ours = classified(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+async def check_server(client: AnyRedis) -> None:
+    """Raises Refused when the server is too old or denies us, Unavailable when there is none.
+
+    It asks for a command of Redis 7 and not for a version: the forks count differently.
+    """
+    with translated():
+        known = await client.execute_command("COMMAND", "INFO", "SPUBLISH")
+    if not known or not any(known.values() if isinstance(known, dict) else known):
+        raise Refused(f"Redis refuses: it does not know SPUBLISH; {_OLDEST}")

@@ -1,0 +1,79 @@
+"""The topic store's Lua scripts, each in a file of its own with its calling convention on top."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+from listeners.redis_client import AnyRedis, translated
+
+__all__ = ["Call", "Scripts"]
+
+_DIRECTORY: Final = Path(__file__).parent
+# Of one pipeline: with calls of 64 KiB at most, 4 MiB on the way at a time.
+_CALLS_AT_ONCE: Final = 64
+
+
+class Call(NamedTuple):
+    keys: Sequence[str]
+    args: Sequence[str | bytes | int]
+
+
+class _Script(NamedTuple):
+    text: str
+    sha: str
+
+
+@cache
+def _script(name: str) -> _Script:
+    text = "\n".join((_DIRECTORY / f"{part}.lua").read_text() for part in ("common", name))
+    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Scripts:
+    """Runs scripts by their digest; a server that does not know one is given its text.
+
+    Raises Unavailable or Refused. After Unavailable a script may have run or not.
+    """
+
+    def __init__(self, client: AnyRedis) -> None:
+        self._client = client
+
+    async def run(self, name: str, call: Call) -> Any:
+        with translated():
+            try:
+                return await self._client.execute_command(*_command("EVALSHA", _script(name).sha, call))
+            except NoScriptError:
+                return await self._client.execute_command(*_command("EVAL", _script(name).text, call))
+
+    async def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """One after the other on each node, without waiting in between; the replies in order."""
+        if len(calls) == 1:
+            return [await self.run(name, calls[0])]
+        replies: list[Any] = []
+        for first in range(0, len(calls), _CALLS_AT_ONCE):
+            replies += await self._pipelined(name, calls[first : first + _CALLS_AT_ONCE])
+        return replies
+
+    async def _pipelined(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        sha = _script(name).sha
+        with translated():
+            pipeline = self._client.pipeline(transaction=False)
+            async with pipeline:
+                for call in calls:
+                    # Not evalsha(): a cluster's pipeline refuses that, though it can route it.
+                    pipeline.execute_command(*_command("EVALSHA", sha, call))
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            for n, reply in enumerate(replies):
+                if isinstance(reply, NoScriptError):
+                    replies[n] = await self.run(name, calls[n])
+                elif isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+
+def _command(word: str, script: str, call: Call) -> tuple[str | bytes | int, ...]:
+    return (word, script, len(call.keys), *call.keys, *call.args)

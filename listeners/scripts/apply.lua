@@ -1,0 +1,96 @@
+-- Changes of one bucket's topics through the version gate; see DESIGN 3.4.
+-- KEYS: relay, index; hash, log of each topic.
+-- ARGV: generation, term, changed_at (ms), publish command, log entries, log bytes, tombstones always allowed, ttl (s);
+--   for each topic: name, channel, number of items; for each item: key, version, L|T, log id, body.
+-- Returns {topics published, topics voided}, or 'stale' or 'unknown'.
+local reign, why = reign_of(KEYS[1], ARGV[1], ARGV[2])
+if not reign then return why end
+local index, changed_at, publish = KEYS[2], ARGV[3], ARGV[4]
+local log_entries, log_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local tombs_allowed, ttl = tonumber(ARGV[7]), ARGV[8]
+
+-- The topic's items in ARGV from `at` on that are newer, as fields and values and as lines; nil: void the topic.
+local function newer(hash, at, count, tombs)
+  local keys, held = {}, {}
+  for n = 1, count do keys[n] = ARGV[at + (n - 1) * 5] end
+  local values = redis.call('HMGET', hash, unpack(keys))
+  for n = 1, count do held[keys[n]] = values[n] end
+  local fields, lines = {}, {}
+  for n = 1, count do
+    local i = at + (n - 1) * 5
+    local key, version, mark, id, body = keys[n], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+    local old = held[key]
+    local old_version, old_mark, old_id = -1, 'L', 0
+    if old then old_version, old_mark, old_id = head_of(old) end
+    if tonumber(version) > old_version then
+      if mark == 'T' then tombs = tombs + 1 end
+      if old_mark == 'T' then tombs = tombs - 1 end
+      local value = version .. ' ' .. mark .. id .. ' ' .. body
+      held[key] = value
+      fields[#fields + 1] = key
+      fields[#fields + 1] = value
+      lines[#lines + 1] = key .. ' ' .. version .. ' ' .. mark .. ' ' .. body
+    elseif tonumber(version) < old_version and old_id > 0 and tonumber(id) > old_id then
+      -- Per key, log ids follow commit order even where versions do not (an INSERT that waited for a DELETE).
+      return nil
+    end
+  end
+  return fields, lines, tombs
+end
+
+-- Appends to the log and returns the bytes it then holds.
+local function append(log, message, logged)
+  local length = redis.call('RPUSH', log, message)
+  if length == 1 then
+    redis.call('EXPIRE', log, ttl)
+    logged = 0
+  end
+  logged = logged + #message
+  while length > 0 and (length > log_entries or logged > log_bytes) do
+    logged = logged - #redis.call('LPOP', log)
+    length = length - 1
+  end
+  return logged
+end
+
+local published, voided = 0, 0
+
+local function void(hash, log, name, channel, ready)
+  forget(index, hash, log, name)
+  voided = voided + 1
+  if ready then redis.call(publish, channel, 'V ' .. name) end
+end
+
+local function apply(hash, log, name, channel, at, count)
+  local meta = redis.call('HMGET', hash, '@reign', '@epoch', '@state', '@seq', '@tombs', '@logged')
+  if meta[1] ~= reign then return end
+  local epoch, ready = meta[2], meta[3] == 'R'
+  local fields, lines, tombs = newer(hash, at, count, tonumber(meta[5]))
+  if not fields then return void(hash, log, name, channel, ready) end
+  if #fields == 0 then return end
+  fields[#fields + 1] = '@tombs'
+  fields[#fields + 1] = text(tombs)
+  if not ready then
+    redis.call('HSET', hash, unpack(fields))
+    return
+  end
+  local seq = text(tonumber(meta[4]) + 1)
+  local message = 'D ' .. name .. ' ' .. epoch .. ' ' .. seq .. ' ' .. changed_at .. '\n' .. table.concat(lines, '\n')
+  fields[#fields + 1] = '@seq'
+  fields[#fields + 1] = seq
+  fields[#fields + 1] = '@logged'
+  fields[#fields + 1] = text(append(log, message, tonumber(meta[6])))
+  redis.call('HSET', hash, unpack(fields))
+  local live = redis.call('HLEN', hash) - META - tombs
+  if tombs > math.max(tombs_allowed, live / 2) then return void(hash, log, name, channel, true) end
+  redis.call(publish, channel, message)
+  published = published + 1
+end
+
+local at = 9
+for n = 3, #KEYS, 2 do
+  local count = tonumber(ARGV[at + 2])
+  apply(KEYS[n], KEYS[n + 1], ARGV[at], ARGV[at + 1], at + 3, count)
+  at = at + 3 + count * 5
+end
+return {published, voided}

@@ -1,0 +1,378 @@
+"""The topics in Redis: versioned maps that the relay keeps current and replicas open and read."""
+
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, UnknownReign
+from listeners.keys import BUCKETS, Keys, bucket_of
+from listeners.parts import LogItem, apply_parts, merge_parts
+from listeners.redis_client import AnyRedis, translated
+from listeners.scripts import Call, Scripts
+from protocol.envelope import Beat, Changed, Position, decode_envelope
+from protocol.items import Item
+
+__all__ = [
+    "PAGE_ITEMS",
+    "Applied",
+    "Loading",
+    "LogItem",
+    "MustLoad",
+    "Opened",
+    "Reign",
+    "Stored",
+    "TopicStore",
+]
+
+# An HSCAN of so many items takes Redis about a millisecond.
+PAGE_ITEMS: Final = 2000
+# Tombstones a topic may hold beside half as many as it has live items.
+_TOMBSTONES: Final = 1000
+_TOPICS_A_CALL: Final = 200
+_REIGN_TTL_S: Final = 86_400
+_POSITION_TTL_S: Final = 30 * 86_400
+_LONGEST_POLL_MS: Final = 250
+
+
+class Applied(NamedTuple):
+    published: int  # messages, one for each topic that changed and each script call
+    voided: int  # topics
+
+
+class Opened(NamedTuple):
+    """The topic is loaded; `items` of it live."""
+
+    epoch: str
+    seq: int
+    items: int
+
+
+class MustLoad(NamedTuple):
+    """The caller is the topic's loader until the lease ends; the epoch is its token."""
+
+    epoch: str
+
+
+class Loading(NamedTuple):
+    """Somebody else loads the topic: ask again after so many ms."""
+
+    retry_ms: int
+
+
+class Stored(NamedTuple):
+    """A topic with its tombstones. Items may be newer than `seq`, never older."""
+
+    epoch: str
+    seq: int
+    items: list[Item]
+
+
+class Reign(NamedTuple):
+    generation: str
+    term: int
+
+
+class TopicStore:
+    """Every method raises Unavailable when Redis can not be reached and Refused when it refuses.
+
+    `ttl_s`: how long a topic lives that nobody asks about. `log_entries` and `log_bytes` bound what a topic
+    keeps for resume. `lease_ms`: how long a loader may be silent.
+    """
+
+    def __init__(
+        self,
+        client: AnyRedis,
+        keys: Keys,
+        *,
+        cluster: bool = False,
+        ttl_s: int = 180,
+        log_entries: int = 256,
+        log_bytes: int = 1_048_576,
+        lease_ms: int = 10_000,
+        tombstones: int = _TOMBSTONES,
+        page_items: int = PAGE_ITEMS,
+        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._cluster = cluster
+        self._publish = "SPUBLISH" if cluster else "PUBLISH"
+        self._scripts = Scripts(client)
+        self._ttl_s = ttl_s
+        self._log = (log_entries, log_bytes)
+        self._lease_ms = lease_ms
+        self._tombstones = tombstones
+        self._page_items = page_items
+        self._new_token = new_token
+        # How many topics were loaded when last asked: it decides whether to ask by name.
+        self._loaded = [0] * BUCKETS
+
+    async def begin(self, generation: str, term: int) -> None:
+        """From now on this relay reigns. A new generation voids all topics and is published.
+
+        Raises StaleTerm if a later term of the generation reigns.
+        """
+        token = self._new_token()
+        args = (generation, term, token, _REIGN_TTL_S, self._publish)
+        _check(await self._scripts.run_all("begin", self._reign_calls(args, ())))
+
+    async def reign(self) -> Reign | None:
+        """The relay that reigns now, for those who act in its name. None: there is none."""
+        with translated():
+            held = await self._client.execute_command("HMGET", self._keys.relay(0), "g", "t")
+        return None if held[0] is None else Reign(held[0].decode(), int(held[1]))
+
+    async def beat(self, beat: Beat, *, term: int) -> None:
+        """Publishes the canary. Raises StaleTerm or UnknownReign."""
+        message = f"C {beat.generation} {beat.as_of_ms} {beat.number}"
+        args = (beat.generation, term, _REIGN_TTL_S, self._publish)
+        _check(await self._scripts.run_all("beat", self._reign_calls(args, (message,))))
+
+    def _reign_calls(self, args: Sequence[str | int], after: Sequence[str]) -> list[Call]:
+        """One call for all buckets, or one for each where they are on nodes of their own."""
+        pairs = [(self._keys.relay(bucket), self._keys.loaded(bucket)) for bucket in range(BUCKETS)]
+        if not self._cluster:
+            return [Call([key for pair in pairs for key in pair], (*args, self._keys.beacon(0), *after))]
+        return [Call(pair, (*args, self._keys.beacon(n), *after)) for n, pair in enumerate(pairs)]
+
+    async def loaded(self, topics: Collection[str]) -> set[str]:
+        """Those of the topics that are loaded or being loaded: `apply` would do nothing for the others.
+
+        Where less topics are loaded than asked for, it asks for all that are. When Redis can not tell, all
+        count as loaded; the next `apply` will raise UnknownReign then.
+        """
+        buckets = _by_bucket(topics)
+        calls = []
+        for bucket, names in buckets.items():
+            known = self._loaded[bucket] >= len(names)
+            calls.append(Call((self._keys.relay(bucket), self._keys.loaded(bucket)), names if known else ()))
+        found: set[str] = set()
+        for (bucket, names), reply in zip(
+            buckets.items(), await self._scripts.run_all("loaded", calls), strict=True
+        ):
+            if reply == b"unknown":
+                found.update(names)
+                continue
+            self._loaded[bucket], *loaded = reply
+            found.update(name.decode() for name in loaded)
+        return found.intersection(topics)
+
+    async def apply(
+        self,
+        changes: Mapping[str, Sequence[LogItem]],
+        *,
+        generation: str,
+        term: int,
+        changed_at_ms: int,
+    ) -> Applied:
+        """Brings the changes, by topic, into those that are loaded, and publishes what was new.
+
+        A key may come once a topic. Applying again is harmless. Raises StaleTerm, or UnknownReign when
+        `begin` has to come first; some of the changes may have been applied then.
+        """
+        head = (generation, term, changed_at_ms, self._publish, *self._log, self._tombstones, self._ttl_s)
+        calls = []
+        for bucket, names in _by_bucket(changes).items():
+            for part in apply_parts({name: changes[name] for name in names}):
+                args: list[str | bytes | int] = [*head]
+                for name, items in part:
+                    args += (name, self._keys.channel(name), len(items))
+                    for item, log_id in items:
+                        args += (item.key, item.version, _mark(item), log_id, item.body)
+                calls.append(Call(self._bucket_keys(bucket, [name for name, _ in part]), args))
+        replies = await self._scripts.run_all("apply", calls)
+        _check(replies)
+        return Applied(sum(reply[0] for reply in replies), sum(reply[1] for reply in replies))
+
+    async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
+        """Whoever watches one of the topics loads it again. Raises StaleTerm or UnknownReign."""
+        calls = []
+        for bucket, names in _by_bucket(topics).items():
+            for some in _chunks(names, _TOPICS_A_CALL):
+                channels = (part for name in some for part in (name, self._keys.channel(name)))
+                calls.append(
+                    Call(self._bucket_keys(bucket, some), (generation, term, self._publish, *channels))
+                )
+        _check(await self._scripts.run_all("void", calls))
+
+    async def remember_position(self, counter: int) -> int:
+        """The highest counter that Redis was ever told, this one included."""
+        call = Call((self._keys.position(),), (counter, _POSITION_TTL_S))
+        return int(await self._scripts.run("position", call))
+
+    async def server_identity(self) -> str:
+        """Changes when what Redis holds may have been lost or gone back: after a restart or a failover."""
+        nodes = {"target_nodes": "primaries"} if self._cluster else {}
+        with translated():
+            replies = [
+                await self._client.execute_command("INFO", section, **nodes)
+                for section in ("SERVER", "REPLICATION")
+            ]
+        return ",".join(
+            _info(reply, name) for reply, name in zip(replies, ("run_id", "master_replid"), strict=True)
+        )
+
+    async def open(self, topic: str) -> Opened | MustLoad | Loading:
+        """The topic, or the duty to load it. Raises NoRelay while no relay has begun."""
+        epoch = self._new_token()
+        found = await self._open(topic, epoch)
+        return MustLoad(epoch) if found is None else found
+
+    async def peek(self, topic: str) -> Opened | Loading | None:
+        """Like `open`, but nobody becomes the loader. None: it would be the caller."""
+        return await self._open(topic, "")
+
+    async def _open(self, topic: str, epoch: str) -> Opened | Loading | None:
+        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms))
+        match await self._scripts.run("open", call):
+            case [b"open", held, seq, items]:
+                return Opened(held.decode(), seq, items)
+            case [b"loading", left_ms]:
+                return Loading(min(left_ms, _LONGEST_POLL_MS))
+            case [b"norelay"]:
+                raise NoRelay(
+                    "no relay has begun yet: start one, or wait until it has reached Postgres and Redis"
+                )
+        return None
+
+    async def merge(self, topic: str, epoch: str, items: Sequence[Item]) -> None:
+        """Adds what the loader has read, and renews its lease. Raises LoadLost."""
+        calls = []
+        for part in merge_parts(items) if items else [()]:
+            args: list[str | bytes | int] = [topic, epoch, self._ttl_s, self._lease_ms]
+            for item in part:
+                args += (item.key, item.version, _mark(item), item.body)
+            calls.append(Call(self._topic_keys(topic), args))
+        _check_load(topic, await self._scripts.run_all("merge", calls))
+
+    async def ready(self, topic: str, epoch: str) -> Position:
+        """The load is complete: the topic is published from now on. Raises LoadLost."""
+        args = (topic, epoch, self._ttl_s, self._publish, self._keys.channel(topic))
+        reply = await self._scripts.run("ready", Call(self._topic_keys(topic), args))
+        _check_load(topic, [reply])
+        return Position(epoch, reply)
+
+    async def abandon(self, topic: str, epoch: str) -> None:
+        """Ends the epoch: of a load that failed, or of a ready topic that was found to be wrong.
+
+        Harmless when it has ended already.
+        """
+        args = (topic, epoch, self._publish, self._keys.channel(topic))
+        await self._scripts.run("abandon", Call(self._topic_keys(topic), args))
+
+    async def read(self, topic: str) -> Stored | None:
+        """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded."""
+        call = Call((self._keys.relay(bucket_of(topic)), self._keys.topic(topic)), (self._page_items,))
+        reply = await self._scripts.run("read", call)
+        if reply is None:
+            return None
+        epoch, seq, cursor, fields = reply
+        stored = Stored(epoch.decode(), seq, _items(zip(fields[::2], fields[1::2], strict=True)))
+        if int(cursor) == 0:
+            return stored
+        newest = {item.key: item for item in stored.items}
+        try:
+            async for page in self._pages(topic, stored.epoch, int(cursor)):
+                newest.update((item.key, item) for item in page)
+        except EpochChanged:
+            return None
+        return stored._replace(items=list(newest.values()))
+
+    def pages(self, topic: str, epoch: str) -> AsyncIterator[list[Item]]:
+        """The topic in pages of about `page_items`; a key may come again, then at the same version or newer.
+
+        Take the seq before the first page. Raises EpochChanged when they are not all of the epoch.
+        """
+        return self._pages(topic, epoch, 0)
+
+    async def _pages(self, topic: str, epoch: str, cursor: int) -> AsyncIterator[list[Item]]:
+        key = self._keys.topic(topic)
+        while True:
+            with translated():
+                page: Any = await self._client.hscan(key, cursor, count=self._page_items)
+            cursor, fields = page
+            yield _items(fields.items())
+            if cursor == 0:
+                break
+        position = (await self.positions([topic])).get(topic)
+        if position is None or position.epoch != epoch:
+            raise EpochChanged(f"{topic} has left epoch {epoch} while it was read: read it again")
+
+    async def log_since(self, topic: str, epoch: str, seq: int) -> list[Changed] | None:
+        """What was published after `seq`, in order; empty: nothing. None: not all of it is known any more."""
+        keys = (self._keys.relay(bucket_of(topic)), self._keys.topic(topic), self._keys.log(topic))
+        reply = await self._scripts.run("log_since", Call(keys, (epoch, seq)))
+        if reply is None:
+            return None
+        changes = [change for change in map(decode_envelope, reply) if isinstance(change, Changed)]
+        # A log that expired apart from its topic and began anew has the length asked for, but not the seqs.
+        expected = [(epoch, n) for n in range(seq + 1, seq + 1 + len(reply))]
+        return changes if [(change.epoch, change.seq) for change in changes] == expected else None
+
+    async def positions(self, topics: Collection[str]) -> dict[str, Position]:
+        """Where the topics are; those that are not loaded are absent. The others live on for `ttl_s`."""
+        asked: list[str] = []
+        calls = []
+        for bucket, names in _by_bucket(topics).items():
+            for some in _chunks(names, _TOPICS_A_CALL):
+                asked += some
+                calls.append(Call(self._bucket_keys(bucket, some), (self._ttl_s, *some)))
+        replies = await self._scripts.run_all("positions", calls)
+        held = (position for reply in replies for position in reply)
+        return {
+            name: Position(position[0].decode(), position[1])
+            for name, position in zip(asked, held, strict=True)
+            if position
+        }
+
+    def _bucket_keys(self, bucket: int, names: Sequence[str]) -> list[str]:
+        keys = [self._keys.relay(bucket), self._keys.loaded(bucket)]
+        for name in names:
+            keys += (self._keys.topic(name), self._keys.log(name))
+        return keys
+
+    def _topic_keys(self, topic: str) -> list[str]:
+        return self._bucket_keys(bucket_of(topic), [topic])
+
+
+def _by_bucket(topics: Iterable[str]) -> dict[int, list[str]]:
+    buckets: defaultdict[int, list[str]] = defaultdict(list)
+    for name in topics:
+        buckets[bucket_of(name)].append(name)
+    return buckets
+
+
+def _chunks(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [names[first : first + size] for first in range(0, len(names), size)]
+
+
+def _mark(item: Item) -> str:
+    return "T" if item.deleted else "L"
+
+
+def _items(fields: Iterable[tuple[bytes, bytes]]) -> list[Item]:
+    items = []
+    for key, value in fields:
+        if not key.startswith(b"@"):
+            version, mark, body = value.split(b" ", 2)
+            items.append(Item(key.decode("ascii"), int(version), mark[:1] == b"T", body))
+    return items
+
+
+def _check(replies: Collection[Any]) -> None:
+    if b"stale" in replies:
+        raise StaleTerm("another relay reigns: step down")
+    if b"unknown" in replies:
+        raise UnknownReign("Redis does not know this reign, it may have been restarted: begin again")
+
+
+def _check_load(topic: str, replies: Collection[Any]) -> None:
+    if b"lost" in replies:
+        raise LoadLost(f"the load of {topic} was voided or taken over: open it again")
+
+
+def _info(reply: Any, name: str) -> str:
+    """A field of INFO, of all nodes in a cluster."""
+    nodes = reply if name not in reply else {"": reply}
+    return "+".join(str(nodes[node][name]) for node in sorted(nodes))
