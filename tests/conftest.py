@@ -11,6 +11,7 @@ import uvloop
 
 from listeners.embedded import PostgresServer, ValkeyServer
 from tests.support.databases import build_template, create_database, drop_database, scratch_database
+from tests.support.keys import delete_keys
 from tests.support.servers import (
     POSTGRES_SETTINGS,
     HasUrl,
@@ -136,9 +137,7 @@ async def redis_prefix(redis_url: str) -> AsyncIterator[str]:
     yield prefix
     client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
     try:
-        keys = [key async for key in client.scan_iter(match=f"*{prefix}*", count=1000)]
-        if keys:
-            await client.unlink(*keys)
+        await delete_keys(client, prefix)
     finally:
         await client.aclose()
 

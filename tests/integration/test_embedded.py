@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from listeners.embedded import (
     EmbeddedError,
     PostgresServer,
     ValkeyServer,
+    binaries,
     embedded_postgres,
     embedded_valkey,
     free_port,
@@ -315,6 +317,39 @@ class TestRefusals:
         assert gone(postgres.pid)
         async with embedded_postgres(data_dir) as next_one:
             assert next_one.running
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only under root Postgres runs as somebody else")
+class TestClosedParents:
+    @pytest.fixture
+    def door(self, scratch_dir: Path) -> Path:
+        path = scratch_dir / "door"
+        path.mkdir(mode=0o700)
+        return path
+
+    async def test_a_data_directory_below_a_closed_one_is_refused(self, door: Path) -> None:
+        with pytest.raises(EmbeddedError) as caught:
+            await PostgresServer(door / "data").start()
+        assert one_line(caught.value) == (
+            f"Postgres runs as `nobody`, who can not reach {door / 'data'} through {door}: "
+            f"use another data directory or chmod o+x {door}"
+        )
+
+    async def test_programs_below_a_closed_one_run_from_a_copy(
+        self, door: Path, scratch_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = binaries._package("embedded_postgres")
+        for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            shutil.copytree(package.parent / name, door / name, symlinks=True)
+        (scratch_dir / "cache").mkdir()
+        monkeypatch.setattr(binaries, "_package", lambda name: door / name)
+        monkeypatch.setattr(binaries, "_CACHES", [scratch_dir / "cache"])
+        async with (
+            embedded_postgres(scratch_dir / "data", settings=POSTGRES_SETTINGS) as postgres,
+            connected(postgres.url) as connection,
+        ):
+            assert await connection.fetchval("SELECT 'ä' ~ '^[[:alpha:]]$'")
+            assert str(postgres._install).startswith(str(scratch_dir / "cache"))
 
 
 class TestValkey:

@@ -1,19 +1,86 @@
 import asyncio
 
 import asyncpg
+import pytest
 import redis.asyncio
 
-
-async def test_an_empty_database_is_empty(empty_database_url: str) -> None:
-    connection = await asyncpg.connect(empty_database_url)
-    try:
-        assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
-        assert await connection.fetchval("SELECT 'a' < 'B' COLLATE \"default\"") is False
-    finally:
-        await connection.close()
+from tests.support.databases import drop_database, scratch_database
+from tests.support.keys import delete_keys
+from tests.support.servers import HasUrl
+from tests.support.waiting import eventually
 
 
-async def test_keys(redis: redis.asyncio.Redis, redis_prefix: str) -> None:
-    await redis.set(f"{redis_prefix}:x", "1")
-    assert await redis.get(f"{redis_prefix}:x") == b"1"
-    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+class TestDatabases:
+    async def test_an_empty_database_is_empty(self, empty_database_url: str) -> None:
+        connection = await asyncpg.connect(empty_database_url)
+        try:
+            assert (
+                await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+            )
+        finally:
+            await connection.close()
+
+    @pytest.mark.parametrize("time", ["first", "second"])
+    async def test_each_test_has_a_migrated_database_of_its_own(
+        self, pg: asyncpg.Connection, time: str
+    ) -> None:
+        assert await pg.fetchval("SELECT count(*) FROM gateway.migrations") > 0
+        assert await pg.fetchval("SELECT to_regclass('public.mine')") is None
+        await pg.execute("CREATE TABLE public.mine ()")
+
+    async def test_a_scratch_database_is_dropped_even_while_somebody_is_connected(
+        self, postgres_server: HasUrl
+    ) -> None:
+        async with scratch_database(postgres_server.url) as url:
+            connection = await asyncpg.connect(url)
+            try:
+                assert await connection.fetchval("SELECT current_database()") == url.rpartition("/")[2]
+                await drop_database(url, server_url=postgres_server.url)
+                with pytest.raises(asyncpg.InvalidCatalogNameError):
+                    await asyncpg.connect(url)
+            finally:
+                connection.terminate()
+
+
+class TestRedis:
+    async def test_only_the_keys_of_a_prefix_are_deleted(
+        self, redis: redis.asyncio.Redis, redis_prefix: str
+    ) -> None:
+        mine, other = f"{redis_prefix}:1:{{b3}}:x", f"{redis_prefix[::-1]}:1:{{b3}}:x"
+        await redis.set(mine, "1")
+        await redis.set(other, "2")
+        try:
+            await delete_keys(redis, redis_prefix)
+            await delete_keys(redis, redis_prefix)
+            assert await redis.mget(mine, other) == [None, b"2"]
+        finally:
+            await redis.unlink(other)
+
+
+class TestEventually:
+    async def test_it_returns_the_first_true_value(self) -> None:
+        values = iter([0, None, "", 7, 8])
+        assert await eventually(lambda: next(values), interval_s=0) == 7
+
+    async def test_conditions_may_be_async_and_assert(self) -> None:
+        tries = iter(range(10))
+
+        async def condition() -> bool:
+            assert next(tries) == 3
+            return True
+
+        assert await eventually(condition, interval_s=0) is True
+
+    async def test_the_last_value_is_in_the_failure(self) -> None:
+        with pytest.raises(AssertionError, match=r"not within 0\.01 s; the last value was \[\]"):
+            await eventually(list, timeout_s=0.01)
+
+    async def test_a_condition_that_hangs_does_not_hang_the_test(self) -> None:
+        with pytest.raises(AssertionError, match="still waiting for the condition"):
+            await eventually(lambda: asyncio.sleep(60), timeout_s=0.01)
+
+
+async def test_the_loop_is_the_gateways() -> None:
+    loop = asyncio.get_running_loop()
+    assert type(loop).__module__.startswith("uvloop")
+    assert loop.get_debug()
