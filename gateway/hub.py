@@ -17,7 +17,7 @@ from gateway.ports import Feed
 from gateway.snapshots import SnapshotCache
 from gateway.topic_state import Outcome, TopicState
 from protocol.dialects import Dialect
-from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, Ready, Voided
+from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, Voided
 from protocol.errors import ProtocolError
 from protocol.topics import parse_topic
 
@@ -115,7 +115,7 @@ class Hub:
                 self._repair(topic)
             elif outcome is Outcome.OTHER_EPOCH:
                 self._restart(topic)
-        elif isinstance(envelope, Voided) or (isinstance(envelope, Ready) and envelope.epoch != topic.epoch):
+        elif isinstance(envelope, Voided) or envelope.epoch != topic.epoch:
             self._restart(topic)
 
     def lost(self) -> None:
@@ -235,4 +235,5 @@ class Hub:
             self._told(transition)
 
     def statistics(self) -> dict[str, int]:
-        return {"topics": len(self._topics)}
+        subscriptions = sum(topic.size for topic in self._topics.values())
+        return {"topics": len(self._topics), "subscriptions": subscriptions}

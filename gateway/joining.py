@@ -154,7 +154,7 @@ class Joiner:
         """What was loaded is gone, or has outgrown one read."""
         opened = await self._feed.ensure(topic.topic)
         if opened.epoch == topic.epoch:
-            topic.large = opened.items > SnapshotCache.MAX_ITEMS
+            topic.large = True
         else:
             topic.restart()
 

@@ -136,6 +136,7 @@ class Broadcast(Protocol):
 
     @property
     def sent_seq(self) -> int: ...
+    def complete(self, delivery: "Delivery", ready_seq: int) -> None: ...
 
 
 class _Transfer:

@@ -59,6 +59,12 @@ class TopicState:
         return not self.waiting and all(fanout.empty for fanout in self._fanouts.values())
 
     @property
+    def size(self) -> int:
+        """Clients that follow the topic."""
+        served = sum(len(f.live) + len(f.joining) for f in self._fanouts.values())
+        return served + sum(delivery.fanout is None for delivery in self.waiting)
+
+    @property
     def has_hole(self) -> bool:
         return self.epoch is not None and self.behind_of > self.seq
 

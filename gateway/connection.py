@@ -1,0 +1,328 @@
+"""The I/O shell of a client's WebSocket: an asyncio protocol around websockets' Sans-I/O one.
+
+uvicorn speaks HTTP on the port and hands upgrades to ClientConnection (its `ws` setting takes a class). No
+task, queue or ASGI message belongs to a connection: bytes come in, events go to the session and the hub,
+and the hub's frames are written straight to the transport.
+"""
+
+import array
+import asyncio
+import fcntl
+import sys
+import termios
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import structlog
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from gateway.handshake import Handshake, Rejection
+from gateway.limits import TokenBucket
+from gateway.outgoing import Delivery, Outgoing
+from gateway.realtime import Realtime, websocket_logger
+from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
+from protocol.session import CloseWith, Event, Leave, Send, Session, Subscribe
+from protocol.subscription import Subscription
+
+__all__ = ["ClientConnection"]
+
+log = structlog.get_logger(__name__)
+
+# What asyncio buffers beyond the kernel before a client counts as congested, in bytes.
+HIGH_WATER: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
+# A peer that does not answer our close frame is dropped after this, in s.
+CLOSE_TIMEOUT_S: Final = 5.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. The constructor's signature is uvicorn's."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+        realtime: Realtime = app_state["realtime"]
+        self.address = ""
+        self.opened_at = time.monotonic()
+        self.stalled_since: float | None = None
+        self._stalled_at_bytes = 0
+        self._realtime = realtime
+        self._server_connections: set[Any] = server_state.connections
+        self._websocket = ServerProtocol(
+            max_size=realtime.limits.max_message_bytes or None,
+            select_subprotocol=lambda _, __: self._subprotocol,
+            logger=websocket_logger,
+        )
+        self._subprotocol: Subprotocol | None = None
+        self._transport: asyncio.Transport
+        self._session: Session | None = None
+        self._outgoing: Outgoing | None = None
+        self._deliveries: dict[Subscription, Delivery] = {}
+        self._fragments: list[bytes] = []
+        self._binary = False
+        self._messages = (
+            TokenBucket(realtime.limits.messages_per_s) if realtime.limits.messages_per_s else None
+        )
+        self._strikes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._admitted = False
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._server_connections.add(self)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if peer else ""
+
+    def data_received(self, data: bytes) -> None:
+        websocket = self._websocket
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._frame_received(event)
+            elif isinstance(event, Request):
+                self._request_received(event)
+        if isinstance(websocket.parser_exc, PayloadTooBig):
+            self._too_large()
+        self._flush()
+
+    def eof_received(self) -> None:
+        """The peer has closed its half; returning None closes ours."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server_connections.discard(self)
+        self._cancel_timer()
+        if self._session is not None:
+            self._leave_all()
+            log.info(
+                "connection closed",
+                session=self.session_id,
+                code=self._websocket.close_sent and self._websocket.close_sent.code,
+                seconds=round(time.monotonic() - self.opened_at, 3),
+            )
+        if self._admitted:
+            self._realtime.leave(self)
+
+    def pause_writing(self) -> None:
+        """The socket takes no more: items conflate from here on, and the client's requests wait too, so that
+        a client that only asks and never reads can not fill our memory with answers."""
+        if self._outgoing is not None:
+            self._outgoing.pause()
+            self.stalled_since = time.monotonic()
+            self._stalled_at_bytes = self.unsent_bytes()
+            self._transport.pause_reading()
+            self._realtime.stalled.add(self)
+
+    def resume_writing(self) -> None:
+        self.stalled_since = None
+        self._realtime.stalled.discard(self)
+        if self._outgoing is not None:
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+            self._outgoing.resume()
+
+    def shutdown(self) -> None:
+        """uvicorn's name for: close now."""
+        self.close(Close.RESTART)
+
+    # --- the realtime's side
+
+    @property
+    def session_id(self) -> str:
+        return self._websocket.id.hex
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """Of an open connection."""
+        return cast("Outgoing", self._outgoing)
+
+    def close(self, code: CloseCode) -> None:
+        """Starts the closing handshake; a peer that does not answer is dropped."""
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(code.number, code.name)
+            self._leave_all()
+            self._flush()
+            self._drop_after(CLOSE_TIMEOUT_S)
+        elif self._websocket.state is State.CONNECTING:
+            self._transport.abort()
+
+    def has_progressed(self) -> bool:
+        """Whether a stalled client has taken anything since the last call."""
+        unsent = self.unsent_bytes()
+        progressed = unsent < self._stalled_at_bytes
+        self._stalled_at_bytes = unsent
+        return progressed
+
+    def unsent_bytes(self) -> int:
+        """Bytes that the peer has not acknowledged: ours and, on Linux, the kernel's (tcp(7), SIOCOUTQ)."""
+        unsent = self._transport.get_write_buffer_size()
+        if sys.platform == "linux":
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.fileno() >= 0:
+                queued = array.array("i", [0])
+                fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+                unsent += queued[0]
+        return unsent
+
+    # --- handshake
+
+    def _request_received(self, request: Request) -> None:
+        answer = self._realtime.read_handshake(request.path, request.headers)
+        if isinstance(answer, Rejection):
+            self._reject(answer.status, answer.message)
+            return
+        self._subprotocol = Subprotocol(answer.subprotocol) if answer.subprotocol else None
+        response = self._websocket.accept(request)
+        response.headers.pop("Date", None)
+        self._websocket.send_response(response)
+        if self._websocket.state is State.OPEN:
+            self._open(answer)
+
+    def _reject(self, status: HTTPStatus, message: str) -> None:
+        response: Response = self._websocket.reject(status, message + "\n")
+        if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+            response.headers["Retry-After"] = str(self._realtime.retry_after_s)
+        self._websocket.send_response(response)
+
+    def _open(self, handshake: Handshake) -> None:
+        realtime = self._realtime
+        refusal = realtime.admit(self)
+        if refusal is not None:
+            # Browsers can not read an HTTP status: the close code says it.
+            self.close(Close.TOO_MANY)
+            return
+        self._admitted = True
+        self._outgoing = Outgoing(self._transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
+        session = self._session = realtime.make_session(handshake)
+        self._flush()  # the handshake's answer goes before the first frame
+        self._outgoing.send(
+            "welcome",
+            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
+        )
+        log.info("connection open", session=self.session_id, address=self.address)
+        if handshake.has_credentials:
+            error = ProtocolError(
+                ErrorCode.UNAUTHENTICATED, "this server takes no tokens; connect without one"
+            )
+            self._outgoing.send("error", handshake.dialect.error(error))
+            self.close(Close.UNAUTHENTICATED)
+            return
+        realtime.opened(self)
+        if session.principal is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
+        self._handle(session.subscribe_on_open(handshake.topics))
+
+    # --- messages
+
+    def _frame_received(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.PONG or opcode is Opcode.CLOSE or self._session is None:
+            return
+        if self._messages is not None and (wait := self._messages.take()) > 0:
+            self._rate_limited(wait)
+            return
+        if opcode is Opcode.PING:
+            return  # the Sans-I/O protocol has queued the pong
+        if opcode is not Opcode.CONT:
+            self._binary = opcode is Opcode.BINARY
+            if frame.fin:
+                self._message_received(bytes(frame.data))
+                return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            data, self._fragments = b"".join(self._fragments), []
+            self._message_received(data)
+
+    def _message_received(self, data: bytes) -> None:
+        session = cast("Session", self._session)
+        if self._binary:
+            self._handle(session.receive_binary())
+            return
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self.close(Close.INVALID_DATA)
+            return
+        self._handle(session.receive(data, now=datetime.now(UTC)))
+
+    def _handle(self, events: list[Event]) -> None:
+        outgoing, hub = self.outgoing, self._realtime.hub
+        for event in events:
+            if isinstance(event, Send):
+                outgoing.send("error" if b'"type":"error"' in event.payload else "pong", event.payload)
+            elif isinstance(event, Subscribe):
+                delivery = Delivery(event.subscription, outgoing, resume=event.resume)
+                self._deliveries[event.subscription] = delivery
+                hub.subscribe(delivery)
+            elif isinstance(event, Leave):
+                hub.leave(self._deliveries.pop(event.subscription))
+            elif isinstance(event, CloseWith):
+                self.close(event.code)
+
+    def _refuse(self, subscription: Subscription, error: ProtocolError) -> None:
+        """The hub could not serve a subscription."""
+        self._deliveries.pop(subscription, None)
+        payload = cast("Session", self._session).refuse(subscription, error)
+        if payload is not None:
+            self.outgoing.send("error", payload)
+
+    def _rate_limited(self, wait_s: float) -> None:
+        """One error a message; a client that goes on regardless is closed."""
+        self._strikes += 1
+        if self._strikes > self._realtime.limits.messages_per_s:
+            self.close(Close.TOO_MANY)
+            return
+        error = ProtocolError(
+            ErrorCode.RATE_LIMITED, "send fewer messages a second", retry_after_ms=round(wait_s * 1000) + 1
+        )
+        self.outgoing.send("error", self.outgoing.dialect.error(error))
+
+    def _too_large(self) -> None:
+        """Names the mistake before the close frame (1009) that the Sans-I/O protocol has queued."""
+        if self._outgoing is not None and not self._outgoing.closed:
+            limit = self._realtime.limits.max_message_bytes
+            error = ProtocolError(ErrorCode.TOO_LARGE, f"a message is up to {limit} bytes")
+            self._outgoing.send("error", self._outgoing.dialect.error(error))
+
+    # --- the end
+
+    def _flush(self) -> None:
+        """Writes what the Sans-I/O protocol has to say; its empty string means: close our half."""
+        for data in self._websocket.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._leave_all()
+                # Half-closed, not closed: closing with unread bytes would reset the connection, and the
+                # peer would never see the code (RFC 6455 7.1.1).
+                if self._transport.can_write_eof() and not self._transport.is_closing():
+                    self._transport.write_eof()
+                self._drop_after(CLOSE_TIMEOUT_S)
+
+    def _leave_all(self) -> None:
+        if self._session is not None:
+            for event in self._session.close():
+                self._realtime.hub.leave(self._deliveries.pop(event.subscription))
+        if self._outgoing is not None:
+            self._outgoing.close()
+        self._realtime.stalled.discard(self)
+
+    def _drop_after(self, seconds: float) -> None:
+        self._cancel_timer()
+        # Reading must go on, or the peer's answer is never seen.
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,83 @@
+"""What a WebSocket handshake asks for, and whether it may have it. No I/O."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.datastructures import Headers
+
+from protocol.dialects import Dialect
+
+__all__ = ["Handshake", "Rejection", "read_handshake"]
+
+PATH: Final = "/realtime"
+BEARER: Final = "bearer."
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """`subprotocol` is what the answer names; None where the client has offered none of ours."""
+
+    dialect: Dialect
+    subprotocol: str | None
+    topics: tuple[str, ...]
+    has_credentials: bool
+    bearer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    status: HTTPStatus
+    message: str
+    reason: str  # a label of gateway_connections_refused, or "" for a plain mistake
+
+
+def read_handshake(
+    path: str, headers: Headers, dialects: Mapping[str, Dialect], origins: Sequence[str]
+) -> Handshake | Rejection:
+    """`dialects` by subprotocol, the default one first; `origins` are those allowed beside the host's own."""
+    url = urlsplit(path)
+    if url.path != PATH:
+        return Rejection(HTTPStatus.NOT_FOUND, f"WebSocket connections are made to {PATH}", "")
+    origin = headers.get_all("Origin")
+    if origin and not _is_allowed(origin[-1], headers.get("Host", ""), origins):
+        return Rejection(HTTPStatus.FORBIDDEN, "this origin may not connect", "origin")
+    offered = [name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")]
+    subprotocol = next((name for name in offered if name in dialects), None)
+    default = next(iter(dialects.values()))
+    bearer = _bearer(headers, offered)
+    return Handshake(
+        dialect=dialects[subprotocol] if subprotocol is not None else default,
+        subprotocol=subprotocol,
+        topics=tuple(
+            topic for names in parse_qs(url.query).get("topics", []) for topic in names.split(",") if topic
+        ),
+        has_credentials=bearer is not None,
+        bearer=bearer,
+    )
+
+
+def _is_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
+    if "*" in allowed or origin in allowed:
+        return True
+    # The page's own host, whatever scheme a proxy in front of us has taken off.
+    return urlsplit(origin).netloc.lower() == host.lower() != ""
+
+
+def _bearer(headers: Headers, offered: Sequence[str]) -> str | None:
+    """The token in the header or, for browsers, in a subprotocol entry; "" for one that can not be read."""
+    for line in headers.get_all("Authorization"):
+        scheme, _, token = line.partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+    for name in offered:
+        if name.startswith(BEARER):
+            encoded = name.removeprefix(BEARER)
+            try:
+                return base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True).decode()
+            except (binascii.Error, ValueError):
+                return ""
+    return None
