@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
+from gateway.origins import OriginPolicy
 from protocol.dialects import Dialect
 
 __all__ = ["Handshake", "Rejection", "read_handshake"]
@@ -37,14 +38,13 @@ class Rejection:
 
 
 def read_handshake(
-    path: str, headers: Headers, dialects: Mapping[str, Dialect], origins: Sequence[str]
+    path: str, headers: Headers, dialects: Mapping[str, Dialect], origins: OriginPolicy
 ) -> Handshake | Rejection:
-    """`dialects` by subprotocol, the default one first; `origins` are those allowed beside the host's own."""
+    """`dialects` by subprotocol, the default one first."""
     url = urlsplit(path)
     if url.path != PATH:
         return Rejection(HTTPStatus.NOT_FOUND, f"WebSocket connections are made to {PATH}", "")
-    origin = headers.get_all("Origin")
-    if origin and not _is_allowed(origin[-1], headers.get("Host", ""), origins):
+    if not all(origins.allows(origin, _last(headers, "Host")) for origin in headers.get_all("Origin")):
         return Rejection(HTTPStatus.FORBIDDEN, "this origin may not connect", "origin")
     offered = [name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")]
     subprotocol = next((name for name in offered if name in dialects), None)
@@ -61,11 +61,8 @@ def read_handshake(
     )
 
 
-def _is_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    if "*" in allowed or origin in allowed:
-        return True
-    # The page's own host, whatever scheme a proxy in front of us has taken off.
-    return urlsplit(origin).netloc.lower() == host.lower() != ""
+def _last(headers: Headers, name: str) -> str | None:
+    return next(reversed(headers.get_all(name)), None)
 
 
 def _bearer(headers: Headers, offered: Sequence[str]) -> str | None:

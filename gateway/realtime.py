@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -18,6 +18,7 @@ from gateway.handshake import Handshake, Rejection, read_handshake
 from gateway.hub import Hub
 from gateway.limits import ConnectionLimits, Refusal
 from gateway.metrics import GatewayMetrics
+from gateway.origins import OriginPolicy
 from gateway.outgoing import Outgoing
 from protocol.dialects import Dialect
 from protocol.errors import Close, CloseCode
@@ -70,7 +71,7 @@ class Realtime:
         principal: Principal | None,
         limits: ClientLimits,
         connection_limits: ConnectionLimits,
-        origins: Iterable[str] = (),
+        origins: Collection[str] = (),
         heartbeat_s: float = 20,
         slow_client_s: float = 30,
         auth_timeout_s: float = 5,
@@ -88,7 +89,7 @@ class Realtime:
         self.stalled: set[Client] = set()
         self._dialects = dialects
         self._principal = principal
-        self._origins = tuple(origins)
+        self._origins = OriginPolicy(origins)
         self._connection_limits = connection_limits
         self._slow_client_s = slow_client_s
         self._random = random
