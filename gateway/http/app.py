@@ -1,0 +1,42 @@
+from collections.abc import Collection
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.http.cors import Cors
+from gateway.http.files import static_routes
+from gateway.http.ports import SnapshotSource
+from gateway.http.problems import EXCEPTION_HANDLERS, problem
+from gateway.http.shop import ShopApi
+from gateway.origins import OriginPolicy
+from protocol.principal import Principal
+
+__all__ = ["make_client_app"]
+
+
+def make_client_app(
+    source: SnapshotSource,
+    *,
+    principal: Principal | None,
+    low_stock: int,
+    allowed_origins: Collection[str] = (),
+    page: bool = False,
+) -> Starlette:
+    """Everything on the clients' port that is no WebSocket. `page`: also the demo page (`dev`)."""
+    api = ShopApi(source, principal=principal, low_stock=low_stock)
+    app = Starlette(
+        routes=[Route("/realtime", _upgrade_required), *api.routes(), *static_routes(page=page)],
+        middleware=[Middleware(Cors, policy=OriginPolicy(allowed_origins))],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _upgrade_required(_: Request) -> Response:
+    # No handshake comes here, but what a proxy that drops Upgrade leaves of one does (RFC 9110 15.5.22).
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return problem(426, "upgrade_required", "this is a WebSocket: send an upgrade", headers=headers)

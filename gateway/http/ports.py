@@ -1,0 +1,32 @@
+"""What the HTTP side needs from the rest of the gateway."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from protocol.items import Item
+from protocol.principal import View
+from protocol.topics import Topic
+
+__all__ = ["CachedSnapshot", "Readiness", "SnapshotSource"]
+
+
+class CachedSnapshot(NamedTuple):
+    """A topic as one view shows it. `hit`: nobody was asked for it, it was here already (`X-Cache`)."""
+
+    items: Sequence[Item]
+    hit: bool
+
+
+class SnapshotSource(Protocol):
+    async def snapshot(self, topic: Topic, view: View) -> CachedSnapshot:
+        """Raises ProtocolError, `unavailable` (with a time to come back) or `topic_too_large`, nothing else.
+
+        A topic nobody has rows for has no items. Tombstones may be among the items.
+        """
+        ...
+
+
+class Readiness(Protocol):
+    def not_ready(self) -> Sequence[str]:
+        """Why this process should get no clients, one line each without secrets; empty when it should."""
+        ...
