@@ -16,6 +16,7 @@ const PROTOCOL = "inventory.v1";
 const TOPIC = /^(product|location|vendor):[A-Za-z0-9._-]{1,64}$/;
 const TOPICS_A_MESSAGE = 100; // the contract's bound on one `subscribe`
 const ENVELOPE_BYTES = 160; // of a `subscribe` around its topics
+const RETRY_GATHER_MS = 20; // so that topics refused one after the other go out in one message
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer one fires at once
 const RETRIED = new Set(["unavailable", "rate_limited", "internal"]);
 const DISOWNED = new Set(["forbidden", "unauthenticated", "token_expired", "scope_changed"]);
@@ -113,6 +114,8 @@ class Client {
   #notBefore = 0; // a server's word on when to come back
   #credentials; // the token in use; undefined: ask for one
   #refused = false;
+  #jitter = 0; // of retries: one for all topics, so that those refused together are asked for together
+  #probed = -1;
   #requests = 0;
   #unsent = new Set();
   #changes = new Map(); // topic -> {reset, before: key -> the item before this batch}
@@ -229,6 +232,7 @@ class Client {
 
   async #connect() {
     const attempt = ++this.#attempt;
+    this.#jitter = this.#options.random();
     this.#setState("connecting");
     this.#after("connect", this.#options.connectTimeoutMs, () => this.#lose(1006, "no welcome in time"));
     const protocols = [PROTOCOL];
@@ -321,8 +325,9 @@ class Client {
 
   /** Asks a connection that may have died unnoticed; any word within `probeTimeoutMs` will do. */
   #probe() {
-    if (this.#timers.has("probe")) return;
     const heard = this.stats.messages;
+    if (this.#timers.has("probe") && this.#probed === heard) return; // one without an answer yet
+    this.#probed = heard;
     this.ping().catch(() => {});
     this.#after("probe", this.#options.probeTimeoutMs, () => {
       if (this.stats.messages === heard) this.#lose(1006, "no answer after a pause");
@@ -505,7 +510,7 @@ class Client {
 
   /** A topic is refused, or taken away: asked for again where that may help, and forgotten where it is not ours. */
   #refuse(topic, { code, message = "", retry_after_ms: told }) {
-    const { backoffMs, backoffMaxMs, random, now } = this.#options;
+    const { backoffMs, backoffMaxMs, now } = this.#options;
     topic.request = topic.next = null;
     topic.complete = false;
     if (DISOWNED.has(code)) {
@@ -516,7 +521,7 @@ class Client {
     topic.error = { code, message, retryAt: null };
     if (RETRIED.has(code)) {
       const bound = Math.min(backoffMaxMs, backoffMs * 2 ** Math.min(topic.refusals++, 20));
-      topic.error.retryAt = now() + (told || 0) + random() * (told ? Math.min(told / 2, bound) : bound);
+      topic.error.retryAt = now() + (told || 0) + this.#jitter * (told ? Math.min(told / 2, bound) : bound);
       this.#scheduleRetry();
     }
     this.#setTopic(topic, "error");
@@ -526,7 +531,7 @@ class Client {
     const { now } = this.#options;
     const refused = [...this.topics.values()].filter((topic) => topic.error?.retryAt);
     if (!refused.length) return;
-    this.#after("retry", Math.min(...refused.map((topic) => topic.error.retryAt)) - now(), () => {
+    this.#after("retry", Math.min(...refused.map((topic) => topic.error.retryAt)) - now() + RETRY_GATHER_MS, () => {
       for (const topic of refused)
         if (topic.error?.retryAt <= now() && this.topics.get(topic.name) === topic) this.#ask(topic);
       this.#scheduleRetry();
