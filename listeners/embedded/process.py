@@ -54,6 +54,9 @@ class Child:
         try:
             async with asyncio.timeout(_START_S):
                 report = await asyncio.to_thread(_first_line, watcher)
+        except TimeoutError:
+            _abandon(watcher)
+            raise EmbeddedError(f"{program.argv[0]} was not started within {_START_S:g} s") from None
         except BaseException:
             _abandon(watcher)
             raise

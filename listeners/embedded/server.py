@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
@@ -79,10 +80,9 @@ class EmbeddedServer(ABC):
 
     async def restart(self) -> None:
         """Stop it if it runs, and start it again on the same port and data directory."""
-        if self._lock.fd < 0:
+        if self._child is None or self._lock.fd < 0:
             raise EmbeddedError(f"the server on {self.data_dir} was stopped for good: start a new one")
-        if self._child is not None:
-            await self._child.stop(self.stop_timeout_s)
+        await self._child.stop(self.stop_timeout_s)
         await self._run()
 
     def pause(self) -> None:
@@ -112,15 +112,13 @@ class EmbeddedServer(ABC):
         if self.port:
             await self._run()
             return
-        for left in reversed(range(_PORTS_TO_TRY)):
+        for _ in range(_PORTS_TO_TRY - 1):
             self.port = free_port()
-            try:
+            with contextlib.suppress(PortTakenError):
                 await self._run()
-            except PortTakenError:
-                if not left:
-                    raise
-            else:
                 return
+        self.port = free_port()
+        await self._run()
 
     async def _run(self) -> None:
         child = await Child.start(self._program(), self._lock)

@@ -1,13 +1,29 @@
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from tests.support.databases import drop_database, scratch_database
 from tests.support.keys import delete_keys
+from tests.support.ports import free_port
+from tests.support.proxy import proxied
 from tests.support.servers import HasUrl
 from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def client_of(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    client = redis.asyncio.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
+    try:
+        yield client
+    finally:
+        await client.aclose()
 
 
 class TestDatabases:
@@ -55,6 +71,61 @@ class TestRedis:
             assert await redis.mget(mine, other) == [None, b"2"]
         finally:
             await redis.unlink(other)
+
+
+class TestProxy:
+    async def test_a_link_that_works(self, redis_url: str) -> None:
+        async with proxied(redis_url) as (proxy, url), client_of(url) as client:
+            assert await client.ping()
+            assert (proxy.connections, proxy.accepted) == (1, 1)
+
+    async def test_a_cut_link_and_the_next_one(self, redis_url: str) -> None:
+        async with proxied(redis_url) as (proxy, url), client_of(url) as client:
+            assert await client.ping()
+            proxy.cut()
+            with pytest.raises(redis.exceptions.ConnectionError):
+                await client.ping()
+            assert await client.ping()
+            assert proxy.accepted == 2
+
+    async def test_nobody_gets_in_until_it_accepts_again(self, redis_url: str) -> None:
+        async with proxied(redis_url) as (proxy, url), client_of(url) as client:
+            assert await client.ping()
+            proxy.refuse()
+            for _ in range(2):
+                with pytest.raises(redis.exceptions.ConnectionError):
+                    await client.ping()
+            proxy.accept()
+            assert await client.ping()
+
+    async def test_a_frozen_link_is_silent_and_goes_on(self, redis_url: str) -> None:
+        async with proxied(redis_url) as (proxy, url), client_of(url) as client:
+            assert await client.ping()
+            proxy.freeze()
+            answer = asyncio.ensure_future(client.echo("still there"))
+            done, _ = await asyncio.wait([answer], timeout=0.1)
+            assert not done
+            proxy.thaw()
+            assert await asyncio.wait_for(answer, 5) == b"still there"
+
+    async def test_without_a_server_the_client_sees_its_connection_end(self) -> None:
+        async with proxied(f"redis://127.0.0.1:{free_port()}/0") as (proxy, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            try:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert proxy.accepted == 1
+            finally:
+                writer.transport.abort()
+
+    async def test_postgres_goes_through_as_well(self, empty_database_url: str) -> None:
+        async with proxied(empty_database_url) as (proxy, url):
+            connection = await asyncpg.connect(url, timeout=5)
+            assert await connection.fetchval("SELECT 1") == 1
+            proxy.cut()
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                await connection.fetchval("SELECT 1")
+            connection.terminate()
 
 
 class TestEventually:

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from listeners.embedded.directories import (
 )
 from listeners.embedded.lock import DirectoryLock
 from listeners.embedded.postgres import _reason
+from listeners.embedded.process import Child, Program
 from tests.support.servers import server_directory
 
 SOMEBODY = Account(uid=4_000_000, gid=4_000_000, name="somebody")
@@ -141,6 +143,27 @@ class TestReadableCopy:
         planted.chmod(0o777)  # anybody can put a program there
         copy = binaries.readable_copy(site, "pg-1", SOMEBODY, caches=[bad, good])
         assert copy.is_relative_to(good)
+
+    def test_a_home_of_another_user_is_not_touched(
+        self, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home = tmp_path / "inventory-gateway-4000000"
+        home.mkdir(mode=0o700)
+        monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+        with pytest.raises(EmbeddedError, match="is not usable by somebody"):
+            binaries.readable_copy(site, "pg-1", SOMEBODY, caches=[tmp_path])
+        assert home.stat().st_mode & 0o777 == 0o700
+
+    def test_a_copy_that_fails_leaves_nothing(
+        self, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*args: object, **kwargs: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("shutil.copytree", full)
+        with pytest.raises(EmbeddedError, match="No space left on device"):
+            binaries.readable_copy(site, "pg-1", SOMEBODY, caches=[tmp_path])
+        assert list((tmp_path / f"inventory-gateway-{os.geteuid()}").iterdir()) == []
 
     def test_without_any_place_every_try_is_named(self, site: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -400,6 +423,91 @@ class TestSupervision:
         )
         assert done.stdout.startswith(b"started ")
         assert done.returncode in (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+
+    def test_a_parent_that_stays_is_no_reason_to_stop(
+        self, tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(guard, "_LOOK_AT_PARENT_S", 0.001)
+        order = self.order(tmp_path, "/bin/sleep", "0.1")
+        assert guard.supervise(order, [pipe[0]], Report()) == 0
+
+    def test_the_script_stops_at_the_end_of_its_input(
+        self, tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        os.write(pipe[1], json.dumps(self.order(tmp_path, "/bin/sleep", "60")).encode() + b"\n")
+        os.close(pipe[1])
+        before = signal.getsignal(signal.SIGTERM)
+        with os.fdopen(pipe[0]) as standard_input, (tmp_path / "out").open("w") as standard_output:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            monkeypatch.setattr(sys, "stdout", standard_output)
+            try:
+                assert guard.main() == 128 + signal.SIGTERM
+            finally:
+                signal.signal(signal.SIGTERM, before)
+        assert (tmp_path / "out").read_text().startswith("started ")
+
+
+class TestChild:
+    @pytest.fixture
+    def lock(self, tmp_path: Path) -> Iterator[DirectoryLock]:
+        lock = DirectoryLock(tmp_path)
+        assert lock.acquire_nowait()
+        yield lock
+        lock.release()
+
+    def program(self, tmp_path: Path, *argv: str) -> Program:
+        return Program(argv=argv, log=tmp_path / "log", stop_signal=signal.SIGTERM)
+
+    async def test_a_program_that_does_not_exist(self, tmp_path: Path, lock: DirectoryLock) -> None:
+        with pytest.raises(EmbeddedError, match=r"/no/such can not be run: .*No such file"):
+            await Child.start(self.program(tmp_path, "/no/such"), lock)
+
+    async def test_its_code_is_known_at_its_end(self, tmp_path: Path, lock: DirectoryLock) -> None:
+        child = await Child.start(self.program(tmp_path, "/bin/sleep", "60"), lock)
+        codes = [child.returncode]
+        await child.stop(5)
+        await child.stop(5)
+        codes.append(child.returncode)
+        assert codes == [None, 128 + signal.SIGTERM]
+        child.freeze()
+        child.thaw()
+
+    async def test_a_guard_that_says_nothing_is_given_up(
+        self, tmp_path: Path, lock: DirectoryLock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "silent.py").write_text("import time; time.sleep(60)")
+        monkeypatch.setattr(guard, "__file__", str(tmp_path / "silent.py"))
+        monkeypatch.setattr("listeners.embedded.process._START_S", 0.1)
+        with pytest.raises(EmbeddedError, match=r"/bin/true was not started within 0\.1 s"):
+            await Child.start(self.program(tmp_path, "/bin/true"), lock)
+
+    async def test_a_cancelled_start_leaves_no_process(
+        self, tmp_path: Path, lock: DirectoryLock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watchers: list[subprocess.Popen[bytes]] = []
+        asked = threading.Event()
+
+        def first_line(watcher: subprocess.Popen[bytes]) -> str:
+            watchers.append(watcher)
+            asked.set()
+            watcher.wait(20)
+            return ""
+
+        monkeypatch.setattr("listeners.embedded.process._first_line", first_line)
+        start = asyncio.ensure_future(Child.start(self.program(tmp_path, "/bin/sleep", "60"), lock))
+        assert await asyncio.to_thread(asked.wait, 10)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert watchers[0].returncode is not None
+
+    async def test_a_lock_that_never_comes_free_is_told(
+        self, tmp_path: Path, lock: DirectoryLock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lock.path.write_text("4000000\n")  # its owner is dead, and the server does not end
+        monkeypatch.setattr("listeners.embedded.server._LOCK_WAIT_S", 0.01)
+        with pytest.raises(EmbeddedError, match="locked by a server that does not stop: stop it by hand"):
+            await ValkeyServer(tmp_path).start()
 
 
 class Report(io.BytesIO):
