@@ -75,7 +75,7 @@ Seconds = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_whole_sta
 ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_parse_address)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
 PostgresUrl = Annotated[str, _check_url("postgres", "postgresql")]
-RedisUrl = Annotated[str, _check_url("redis", "rediss", "unix")]
+RedisUrl = Annotated[str, _check_url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")]
 HttpUrl = Annotated[str, _check_url("http", "https")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 
