@@ -17,7 +17,7 @@ Channels (`c`, `b`) cost nothing without subscribers, and about 150 bytes for ea
 from typing import Final
 from zlib import crc32
 
-__all__ = ["BUCKETS", "SCHEMA_VERSION", "Keys", "bucket_of"]
+__all__ = ["BUCKETS", "SCHEMA_VERSION", "Keys", "bucket_of", "hash_tag"]
 
 BUCKETS: Final = 16
 SCHEMA_VERSION: Final = 1
@@ -27,13 +27,18 @@ def bucket_of(topic: str) -> int:
     return crc32(topic.encode()) % BUCKETS
 
 
+def hash_tag(bucket: int) -> str:
+    """What decides on which node of a cluster the bucket is (Redis cluster specification, "Hash tags")."""
+    return f"{{b{bucket}}}"
+
+
 class Keys:
     def __init__(self, prefix: str = "gw") -> None:
         """Raises ValueError for a prefix with braces (they would move the hash tag) or white space."""
         if not prefix or any(sign in "{}" or sign.isspace() for sign in prefix):
             raise ValueError(f"a key prefix has no braces and no white space, and is not empty: {prefix!r}")
         self.prefix = prefix
-        self._buckets = tuple(f"{prefix}:{SCHEMA_VERSION}:{{b{bucket}}}:" for bucket in range(BUCKETS))
+        self._buckets = tuple(f"{prefix}:{SCHEMA_VERSION}:{hash_tag(bucket)}:" for bucket in range(BUCKETS))
 
     def topic(self, name: str) -> str:
         return f"{self._buckets[bucket_of(name)]}t:{name}"
@@ -52,6 +57,10 @@ class Keys:
 
     def beacon(self, bucket: int) -> str:
         return f"{self._buckets[bucket]}b"
+
+    def bucket_in(self, key: str) -> int:
+        """Of a key or channel of ours."""
+        return int(key[len(self.prefix) :].partition("{b")[2].partition("}")[0])
 
     def position(self) -> str:
         """Of the highest counter that any relay has reached."""

@@ -1,8 +1,10 @@
 """How redis-py is set up here, and what its errors mean."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -11,20 +13,22 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from listeners.errors import ListenersError, Refused, Unavailable
+from listeners.keys import BUCKETS, hash_tag
 
 __all__ = [
     "AnyRedis",
+    "Link",
     "check_server",
     "classified",
     "connect_redis",
     "is_cluster_url",
-    "make_link",
+    "make_links",
     "translated",
 ]
 
 AnyRedis = Redis | RedisCluster
 
-_CLUSTER_SCHEMES: Final = {"redis+cluster://": "redis://", "rediss+cluster://": "rediss://"}
+_CLUSTER_SCHEMES: Final = ("redis+cluster://", "rediss+cluster://")
 _OLDEST: Final = "Redis 7 or Valkey 7.2 is needed"
 
 # Of replies that redis-py has no class for, by their first word. The others are mistakes of ours.
@@ -35,7 +39,7 @@ _REFUSING_TEXTS: Final = ("unknown command", "DB index is out of range", "withou
 
 def is_cluster_url(url: str) -> bool:
     """`redis+cluster://host:port` names one node of a cluster, the others are found through it."""
-    return url.startswith(tuple(_CLUSTER_SCHEMES))
+    return url.startswith(_CLUSTER_SCHEMES)
 
 
 def connect_redis(
@@ -47,20 +51,59 @@ def connect_redis(
     reply in time fails; a caller waits up to `timeout_s` for one of the connections.
     """
     options = _options(timeout_s, name)
-    for scheme, plain in _CLUSTER_SCHEMES.items():
-        if url.startswith(scheme):
-            return RedisCluster.from_url(
-                plain + url.removeprefix(scheme), max_connections=max_connections, **options
-            )
+    if is_cluster_url(url):
+        return RedisCluster.from_url(_plain(url), max_connections=max_connections, **options)
     pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_s, **options)
     return Redis.from_pool(pool)
 
 
-def make_link(url: str, *, timeout_s: float, name: str = "inventory-gateway-bus") -> AbstractConnection:
-    """One bare connection, not connected yet, for a reader of its own."""
+class Link(NamedTuple):
+    """A bare connection for a reader of its own, and the buckets that its node serves."""
+
+    connection: AbstractConnection
+    buckets: frozenset[int]
+
+
+async def make_links(url: str, *, timeout_s: float, name: str = "inventory-gateway-bus") -> list[Link]:
+    """Connections to all nodes that serve a bucket; they are not connected yet.
+
+    Raises what redis-py raises when a cluster can not be asked for its nodes.
+    """
+    if not is_cluster_url(url):
+        return [Link(_bare(url, timeout_s, name), frozenset(range(BUCKETS)))]
+    client = connect_redis(url, timeout_s=timeout_s, name=name)
+    assert isinstance(client, RedisCluster)  # noqa: S101  (for the type checker)
+    try:
+        await client.initialize()
+        served: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+        for bucket in range(BUCKETS):
+            node = client.get_node_from_key(hash_tag(bucket))
+            if node is None:
+                raise exceptions.ClusterDownError(f"no node serves {hash_tag(bucket)}")
+            served[str(node.host), int(node.port)].add(bucket)
+    finally:
+        await client.aclose()
+    return [
+        Link(_bare(_node_url(url, *address), timeout_s, name), frozenset(buckets))
+        for address, buckets in served.items()
+    ]
+
+
+def _bare(url: str, timeout_s: float, name: str) -> AbstractConnection:
     pool = ConnectionPool.from_url(url, **_options(timeout_s, name))
     link: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # a gap of redis-py
     return link
+
+
+def _node_url(url: str, host: str, port: int) -> str:
+    parts = urlsplit(_plain(url))
+    credentials = parts.netloc.rpartition("@")[0]
+    at = f"{credentials}@" if credentials else ""
+    return urlunsplit(parts._replace(netloc=f"{at}{f'[{host}]' if ':' in host else host}:{port}"))
+
+
+def _plain(url: str) -> str:
+    return url.replace("+cluster://", "://", 1) if is_cluster_url(url) else url
 
 
 def _options(timeout_s: float, name: str) -> dict[str, Any]:
