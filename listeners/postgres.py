@@ -1,0 +1,189 @@
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from listeners.errors import Refused, Unavailable
+
+__all__ = [
+    "APPLICATION_NAME",
+    "LOCK_ATTACH",
+    "LOCK_MIGRATE",
+    "LOCK_RELAY",
+    "MINIMUM_VERSION",
+    "NOTIFY_CHANNEL",
+    "TRANSIENT_ERRORS",
+    "Connection",
+    "classified",
+    "classify",
+    "close",
+    "connect",
+    "connected",
+    "create_pool",
+    "probe",
+    "redact_dsn",
+]
+
+MINIMUM_VERSION: Final = 14
+APPLICATION_NAME: Final = "inventory-gateway"
+NOTIFY_CHANNEL: Final = "gateway_wake"
+
+# Advisory locks are numbers that a whole database shares; ours spell "gateway" and a running number.
+LOCK_RELAY: Final = int.from_bytes(b"gateway\x01")
+LOCK_MIGRATE: Final = int.from_bytes(b"gateway\x02")
+LOCK_ATTACH: Final = int.from_bytes(b"gateway\x03")
+
+# A peer that is gone is noticed after 5 + 3 * 5 s without traffic, and after USER_TIMEOUT_MS with some.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_USER_TIMEOUT_MS: Final = 10_000
+
+TRANSIENT_ERRORS: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""Whatever a conversation with Postgres may raise; `classify` tells what it means."""
+
+_REFUSALS: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,  # 28xxx: no such role, wrong password, pg_hba
+    asyncpg.InvalidCatalogNameError,  # no such database
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,  # the schema is not ours, or not migrated
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.exceptions.ClientConfigurationError,
+)
+
+
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that notices a dead peer: asyncpg itself sets no keepalive."""
+
+    __slots__ = ()
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *args: Any) -> None:
+        super().__init__(protocol, transport, *args)
+        _set_deadlines(transport.get_extra_info("socket"))
+
+
+def _set_deadlines(link: Any) -> None:
+    if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
+        return  # a Unix socket has no peer that vanishes silently
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():  # macOS calls the first one TCP_KEEPALIVE
+        if hasattr(socket, name):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
+
+async def connect(
+    dsn: str, *, purpose: str, timeout_s: float = 5.0, command_timeout_s: float = 30.0
+) -> Connection:
+    """A dedicated connection; `purpose` is told to the server as part of the application name.
+
+    Statements are prepared once and kept: their result types are ours and fixed by casts, so a change of the
+    shop's schema can not invalidate them (the pool below is the other way about).
+    Raises Unavailable or Refused, also for a server older than MINIMUM_VERSION.
+    """
+    with classified(dsn):
+        connection: Connection = await asyncpg.connect(
+            dsn,
+            timeout=timeout_s,
+            command_timeout=command_timeout_s,
+            max_cached_statement_lifetime=0,
+            max_cacheable_statement_size=0,
+            connection_class=Connection,
+            server_settings={"application_name": f"{APPLICATION_NAME} {purpose}"},
+        )
+    found = connection.get_server_version()
+    if found.major < MINIMUM_VERSION:
+        await close(connection)
+        raise Refused(f"Postgres {MINIMUM_VERSION} or newer is needed, {redact_dsn(dsn)} runs {found.major}")
+    return connection
+
+
+@asynccontextmanager
+async def connected(dsn: str, *, purpose: str, timeout_s: float = 5.0) -> AsyncIterator[Connection]:
+    """`connect`, closed at the end whatever happened."""
+    connection = await connect(dsn, purpose=purpose, timeout_s=timeout_s)
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
+async def close(connection: Connection, *, timeout_s: float = 1.0) -> None:
+    """Close it; a frozen server is not waited for longer than `timeout_s`."""
+    try:
+        await connection.close(timeout=timeout_s)
+    except TRANSIENT_ERRORS:
+        connection.terminate()
+
+
+async def create_pool(
+    dsn: str,
+    *,
+    purpose: str = "queries",
+    min_size: int = 0,
+    max_size: int = 8,
+    timeout_s: float = 5.0,
+    command_timeout_s: float = 30.0,
+) -> Any:
+    """A pool for reads of the shop's tables; nothing of a session (locks, LISTEN, settings) survives in it.
+
+    It keeps no prepared statements: those break when the shop alters a table inside somebody's transaction
+    ("cached plan must not change result type"), and behind a transaction-pooling PgBouncer.
+    Raises Unavailable or Refused when `min_size` connections can not be made.
+    """
+    with classified(dsn):
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=timeout_s,
+            command_timeout=command_timeout_s,
+            statement_cache_size=0,
+            connection_class=Connection,
+            server_settings={"application_name": f"{APPLICATION_NAME} {purpose}"},
+        )
+
+
+async def probe(connection: Any, *, timeout_s: float) -> None:
+    """Raises Unavailable unless the server answers in time: a frozen backend raises nothing by itself."""
+    with classified():
+        await connection.fetchval("SELECT 1", timeout=timeout_s)
+
+
+@contextmanager
+def classified(dsn: str = "") -> Iterator[None]:
+    """Turns the errors of asyncpg and the network into Unavailable or Refused."""
+    try:
+        yield
+    except TRANSIENT_ERRORS as error:
+        raise classify(error, dsn) from error
+
+
+def classify(error: BaseException, dsn: str = "") -> Unavailable | Refused:
+    """What an error of asyncpg or the network means: try again, or call an operator.
+
+    The message is one line, names the server and carries no password.
+    """
+    where = f"Postgres at {redact_dsn(dsn)}" if dsn else "Postgres"
+    what = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _REFUSALS):
+        hint = "; run `migrate`" if isinstance(error, asyncpg.UndefinedTableError) else ""
+        return Refused(f"{where} refuses: {what}{hint}")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{where} did not answer in time")
+    return Unavailable(f"{where}: {what}")
+
+
+# The password ends at the last @ of the word: people do not always escape what they should. Rather too much.
+_USERINFO: Final = re.compile(r"(\w[\w+.-]*://[^\s:/@]*:)\S*(@)")
+_PARAMETER: Final = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]+", re.IGNORECASE)
+
+
+def redact_dsn(dsn: str) -> str:
+    """The DSN without its passwords, for logs and messages. It never raises, however broken the DSN is."""
+    return _PARAMETER.sub(r"\1***", _USERINFO.sub(r"\1***\2", dsn))
