@@ -141,9 +141,10 @@ class Joiner:
                 if encoded is None:
                     await self._reopen(topic)
                     return
-                for delivery in deliveries:
-                    if delivery.outgoing.dialect is dialect:
-                        self._begin(topic, delivery, encoded.tails, encoded.seq)
+                sharing = [d for d in deliveries if d.outgoing.dialect is dialect]
+                self._metrics.snapshot_hits += len(sharing) - 1
+                for delivery in sharing:
+                    self._begin(topic, delivery, encoded.tails, encoded.seq)
             return
         for delivery in deliveries:
             if delivery in topic.waiting:
