@@ -5,20 +5,17 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from listeners.backoff import Backoff
-from listeners.errors import SourceError
-from listeners.postgres import LOCK_ATTACH
-from listeners.source_sql import (
+from listeners.capture_sql import (
     STAMP_TRIGGER,
     checksum,
     create_functions,
     create_triggers,
     drop_functions,
     drop_triggers,
-    is_number,
-    quote_identifier,
-    quote_literal,
-    table_name,
 )
+from listeners.errors import SourceError
+from listeners.postgres import LOCK_ATTACH
+from listeners.source_sql import is_number, quote_identifier, quote_literal, table_name
 from listeners.sources import VERSION_COLUMN, Column, KeyType, Source
 from listeners.sql import queries
 

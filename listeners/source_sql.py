@@ -1,33 +1,27 @@
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
-from listeners.sources import FIELDS, Column, Constant, Source
+from listeners.sources import Column, Constant, Source
 from listeners.sql import queries
-from protocol.topics import KEY_GRAMMAR
+from protocol.topics import TopicKind
 
 __all__ = [
-    "STAMP_TRIGGER",
-    "checksum",
-    "create_functions",
-    "create_triggers",
-    "drop_functions",
-    "drop_triggers",
+    "at_key",
+    "feeding",
+    "function_name",
     "is_number",
     "item_function",
     "key_parameter",
     "quote_identifier",
     "quote_literal",
+    "read_sql",
+    "same_key",
     "table_name",
+    "text_of",
+    "version_of",
 ]
 
-_CAPTURE: Final = queries("capture")
-
-# BEFORE triggers fire in the order of their names' bytes: ours has to see what all the others have made of
-# the row, and no ASCII character comes after the tilde.
-STAMP_TRIGGER: Final = "~gateway_stamp"
-_EVENTS: Final = ("insert", "update", "delete", "truncate")
-_TRIGGERS: Final = (STAMP_TRIGGER, *(f"gateway_log_{event}" for event in _EVENTS))
+_LOG: Final = queries("change_log")
 
 _INTEGERS: Final = {
     *("on_hand", "reserved", "damaged", "safety_stock", "incoming", "available"),
@@ -58,9 +52,13 @@ def table_name(source: Source) -> str:
     return f"{quote_identifier(source.schema_name)}.{quote_identifier(source.table)}"
 
 
+def function_name(kind: str, source: Source) -> str:
+    return f"gateway.{quote_identifier(f'{kind}_{source.name}')}"
+
+
 def item_function(source: Source) -> str:
     """What turns a row of the source, as jsonb, into the fields of an item: for triggers and loads alike."""
-    return _function("item", source)
+    return function_name("item", source)
 
 
 def key_parameter(source: Source, field: str, text: str) -> str:
@@ -82,185 +80,115 @@ def key_parameter(source: Source, field: str, text: str) -> str:
             return text
 
 
-def create_functions(source: Source) -> list[str]:
-    """The statements that make, or replace, the functions of a source."""
-    names = _names(source)
-    wanted = ["item", *(f"log_{event}" for event in _EVENTS)]
-    if source.version_column is not None:
-        wanted.insert(1, "stamp")
-    return [_CAPTURE[name].format(**names) for name in wanted]
-
-
-def create_triggers(source: Source) -> list[str]:
-    """The statements that put the triggers on the table; `drop_triggers` has to go before them."""
-    wanted = ["triggers"] if source.version_column is None else ["stamp_trigger", "triggers"]
-    return [_CAPTURE[name].format(**_names(source)) for name in wanted]
-
-
-def drop_triggers(table: str) -> list[str]:
-    """The statements that take all triggers of ours off a table; `table` is quoted already."""
-    return [f"DROP TRIGGER IF EXISTS {quote_identifier(name)} ON {table};" for name in _TRIGGERS]
-
-
-def drop_functions(name: str) -> list[str]:
-    """The statements that remove the functions of the source of that name."""
-    kinds = ("stamp", *(f"log_{event}" for event in _EVENTS))
-    functions = [f"DROP FUNCTION IF EXISTS gateway.{quote_identifier(f'{kind}_{name}')}();" for kind in kinds]
-    return [*functions, f"DROP FUNCTION IF EXISTS gateway.{quote_identifier(f'item_{name}')}(jsonb);"]
-
-
-def checksum(source: Source) -> str:
-    """Of all that is generated for a source: when it changes, the source has to be attached anew."""
-    statements = create_functions(source) + create_triggers(source)
-    return hashlib.sha256("\n".join(statements).encode()).hexdigest()
-
-
-def _function(kind: str, source: Source) -> str:
-    return f"gateway.{quote_identifier(f'{kind}_{source.name}')}"
-
-
-def _names(source: Source) -> dict[str, str]:
-    names = {
-        "source": quote_literal(source.name),
-        "table": table_name(source),
-        "pairs": _pairs(source),
-        "same_key": _same(source.key_columns.values()),
-        "gone": _gone(source),
-        "item_function": item_function(source),
-        "read_control": _CAPTURE["read_control"],
-        "finish": _CAPTURE["finish"],
-        "stamp_trigger": quote_identifier(STAMP_TRIGGER),
-        "stamp_function": _function("stamp", source),
-        **_versions(source),
-    }
-    for event in _EVENTS:
-        names[f"log_{event}_function"] = _function(f"log_{event}", source)
-        names[f"log_{event}_trigger"] = quote_identifier(f"gateway_log_{event}")
-    return names
-
-
-def _pairs(source: Source) -> str:
-    expressions = [f"{quote_literal(field)}, {_field(source, field)}" for field in FIELDS[source.kind]]
-    return ",\n    ".join(expressions)
-
-
-def _field(source: Source, field: str) -> str:
-    mapping = source.columns.get(field)
-    if isinstance(mapping, Constant):
-        return quote_literal(mapping.value)
-    if mapping is None:
-        return _missing(source, field)
-    if field == "active":
-        return f"({_text(mapping)}) OPERATOR(pg_catalog.=) 'true'" if mapping.words else _raw(mapping)
-    if field in _INTEGERS:
-        return _integer(field, mapping)
-    return _text(mapping)
-
-
-def _raw(mapping: Column) -> str:
-    return f"r OPERATOR(pg_catalog.->) {quote_literal(mapping.column)}"
-
-
-def _text(mapping: Column) -> str:
-    text = f"r OPERATOR(pg_catalog.->>) {quote_literal(mapping.column)}"
-    if not mapping.words:
-        return text
-    cases = " ".join(
-        f"WHEN {quote_literal(old)} THEN {quote_literal(new)}" for old, new in sorted(mapping.words.items())
-    )
-    return f"CASE {text} {cases} ELSE {text} END"
-
-
-def _integer(field: str, mapping: Column) -> str:
-    raw = _raw(mapping)
-    if mapping.scale is not None:
-        scaled = f"pg_catalog.round(gateway.number({raw}) OPERATOR(pg_catalog.*) {mapping.scale})"
-        is_number = f"pg_catalog.jsonb_typeof({raw}) OPERATOR(pg_catalog.=) 'number'"
-        raw = f"CASE WHEN {is_number} THEN pg_catalog.to_jsonb({scaled}) ELSE {raw} END"
-    if field == "low_stock_at":
-        return raw
-    return f"coalesce(nullif({raw}, 'null'::jsonb), '0'::jsonb)"
-
-
-def _missing(source: Source, field: str) -> str:
-    """What a field is worth that the source does not map."""
-    if field in ("available", "on_hand"):
-        sign = "-" if field == "available" else "+"
-        start = "on_hand" if field == "available" else "available"
-        terms = [f"gateway.number({_raw_or_zero(source, start)})"]
-        terms += [
-            f"gateway.number({_raw_or_zero(source, part)})"
-            for part in ("reserved", "damaged", "safety_stock")
-            if part in source.columns
-        ]
-        return f" OPERATOR(pg_catalog.{sign}) ".join(terms)
-    if field == "low_stock_at":
-        return "NULL::bigint"
-    if field in _INTEGERS:
-        return "0"
-    return "'published'" if field == "status" else "NULL::text"
-
-
-def _raw_or_zero(source: Source, field: str) -> str:
-    mapping = source.columns.get(field)
-    if isinstance(mapping, Column):
-        return _integer(field, mapping)
-    return f"'{mapping.value}'::jsonb" if mapping is not None else "'0'::jsonb"
-
-
-def _same(columns: Iterable[str]) -> str:
-    return " AND ".join(f"n.r -> {name} = o.r -> {name}" for name in map(quote_literal, columns))
-
-
-def _differs(columns: Iterable[str], new: str, old: str) -> str:
-    names = map(quote_literal, columns)
-    return " OR ".join(f"{new} -> {name} IS DISTINCT FROM {old} -> {name}" for name in names)
-
-
-def _gone(source: Source) -> str:
-    """The topics that a row has left while its key stayed the same: only the vendor's can be such."""
-    vendor = source.columns.get("vendor_id")
-    if not isinstance(vendor, Column):
-        return "NULL::text[]"
-    old = f"o.r ->> {quote_literal(vendor.column)}"
-    changed = _differs([vendor.column], "n.r", "o.r")
-    fits = f"{old} ~ '^{KEY_GRAMMAR}$'"
-    return f"CASE WHEN n.r IS NOT NULL AND ({fits}) AND ({changed}) THEN ARRAY['vendor:' || ({old})] END"
-
-
-def _versions(source: Source) -> dict[str, str]:
-    """The parts about stamps. Locations have no version column: their versions are drawn for the log only."""
-    if source.version_column is None:
-        draw = "nextval('gateway.version_seq')"
-        return {"new_version": draw, "row_changed": f"({_differs(source.mapped_columns, 'n.r', 'o.r')})"}
-    column = quote_literal(source.version_column)
-    stamped = [source.version_column]
-    stamps = [f"{column}, nextval('gateway.version_seq')"]
-    if source.stamp_updated_at:
-        stamped.append(_column(source, "updated_at"))
-        stamps.append(f"{quote_literal(stamped[-1])}, clock_timestamp()")
-    names = [quote_literal(name) for name in stamped]
-    return {
-        "new_version": f"coalesce((n.r ->> {column})::bigint, nextval('gateway.version_seq'))",
-        # Should the column be gone, every row counts as changed and draws its version for the log alone.
-        "row_changed": f"n.r -> {column} IS NULL OR n.r -> {column} IS DISTINCT FROM o.r -> {column}",
-        "changed": _changed(source, stamped),
-        "stamps": ", ".join(stamps),
-        "stamps_differ": _differs(stamped, "n", "o"),
-        "old_stamps": ", ".join(f"{name}, o -> {name}" for name in names),
-    }
-
-
-def _changed(source: Source, stamped: list[str]) -> str:
-    """Whether an UPDATE has changed the row, in a BEFORE trigger, where generated columns are null in NEW."""
-    if not set(source.generated) & set(source.mapped_columns):
-        return _differs((name for name in source.mapped_columns if name not in stamped), "n", "o")
-    ignored = ", ".join(quote_literal(name) for name in (*source.generated, *stamped))
-    return f"n - ARRAY[{ignored}] <> o - ARRAY[{ignored}]"
-
-
-def _column(source: Source, field: str) -> str:
+def text_of(source: Source, field: str, alias: str = "t") -> str:
+    """A key of the row `alias`, as text."""
     mapping = source.columns[field]
-    if not isinstance(mapping, Column):
-        raise TypeError(f"{field} is a constant")  # sources.py does not let this happen
-    return mapping.column
+    if isinstance(mapping, Constant):
+        return f"{quote_literal(mapping.value)}::text"
+    return f"{alias}.{quote_identifier(mapping.column)}::text"
+
+
+def at_key(source: Source, field: str, text: str, alias: str = "t") -> str:
+    """The condition that a key of the row `alias` is `text`, in exactly this spelling."""
+    exact = f"{text_of(source, field, alias)} = {text}"
+    mapping = source.columns[field]
+    if isinstance(mapping, Constant):
+        return exact
+    column = f"{alias}.{quote_identifier(mapping.column)}"
+    if source.key_type(field) == "text":
+        return f"{column} = {text}"
+    return f"{column} = {key_parameter(source, field, text)} AND {exact}"
+
+
+def same_key(one: Source, alias: str, other: Source, other_alias: str, field: str) -> str:
+    """The condition that two rows of two sources have the same key, in a form that lets indexes be used."""
+    mine, theirs = one.columns[field], other.columns[field]
+    if (
+        isinstance(mine, Column)
+        and isinstance(theirs, Column)
+        and one.key_type(field) == other.key_type(field)
+    ):
+        return f"{alias}.{quote_identifier(mine.column)} = {other_alias}.{quote_identifier(theirs.column)}"
+    return at_key(one, field, text_of(other, field, other_alias), alias)
+
+
+def version_of(source: Source, row: str) -> str:
+    """The version in `row`, a jsonb; 0 should the column be gone."""
+    return f"coalesce(({row} ->> {quote_literal(source.version_column or '')})::bigint, 0)"
+
+
+def read_sql(sources: Sequence[Source]) -> str:
+    """The relay's statement for these sources; its columns are those of listeners.change_log.LogRow.
+
+    $1 is a pg_snapshot as text, $2 the limit. `locations` is set for products (where stock of it is now),
+    `product` and `product_version` for stock that came into a topic, `location_active` for all stock.
+    """
+    return _LOG["read"].format(
+        kind=_kind(sources),
+        unseen=_UNSEEN,
+        locations=_locations(sources),
+        product=_product(sources),
+        location_active=_location_active(sources),
+    )
+
+
+# Compared with an OR, the two ranges of the index are one bitmap per leaf; see tests for the plan.
+_UNSEEN: Final = (
+    "c.xid >= pg_snapshot_xmax($1::text::pg_snapshot)"
+    " OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))"
+)
+_PRODUCT_ID: Final = "(l.item ->> 'product_id')"
+_LOCATION_ID: Final = "(l.item ->> 'location_id')"
+
+
+def _kind(sources: Sequence[Source]) -> str:
+    cases = [f"WHEN {quote_literal(source.name)} THEN {quote_literal(source.kind)}" for source in sources]
+    return f"CASE c.source {' '.join(cases)} END" if cases else "NULL::text"
+
+
+def _locations(sources: Sequence[Source]) -> str:
+    selects = [
+        _LOG["locations_of_product"].format(
+            location=text_of(source, "location_id"),
+            table=table_name(source),
+            condition=at_key(source, "product_id", _PRODUCT_ID),
+        )
+        for source in feeding(sources, "stock", TopicKind.LOCATION)
+    ]
+    return f"CASE WHEN l.kind = 'product' THEN ARRAY({_union(selects)}) END" if selects else "NULL::text[]"
+
+
+def _product(sources: Sequence[Source]) -> str:
+    selects = [
+        _LOG["product_of_stock"].format(
+            item_function=item_function(source),
+            version=version_of(source, "x.r"),
+            table=table_name(source),
+            condition=at_key(source, "product_id", _PRODUCT_ID),
+        )
+        for source in feeding(sources, "product", TopicKind.LOCATION)
+    ]
+    return _union(selects) or _LOG["no_product"]
+
+
+def _location_active(sources: Sequence[Source]) -> str:
+    selects = [
+        _LOG["active_of_stock"].format(
+            item_function=item_function(source),
+            table=table_name(source),
+            condition=at_key(source, "location_id", _LOCATION_ID),
+        )
+        for source in sources
+        if source.kind == "location"
+    ]
+    found = f"({_union(selects)} LIMIT 1) IS DISTINCT FROM 'false'" if selects else "true"
+    return f"CASE WHEN l.kind = 'stock' THEN {found} END"
+
+
+def feeding(sources: Sequence[Source], kind: str, topics: TopicKind) -> list[Source]:
+    """The sources of a kind that feed topics of a kind."""
+    return [source for source in sources if source.kind == kind and topics in source.topics]
+
+
+def _union(selects: Sequence[str]) -> str:
+    return "\nUNION ALL\n".join(selects)

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, NamedTuple
 import asyncpg
 
 from listeners.attach import attach, registered
+from listeners.capture_sql import checksum as source_checksum
 from listeners.errors import MigrationError
 from listeners.postgres import LOCK_MIGRATE, connected
-from listeners.source_sql import checksum as source_checksum
 from listeners.sources import default_sources
 
 __all__ = ["MIGRATIONS", "Migration", "MigrationError", "migrate", "pending", "read_migrations"]
