@@ -1,0 +1,124 @@
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from listeners.errors import StaleTerm
+
+__all__ = [
+    "PAGE_ROWS",
+    "Batch",
+    "ChangeLog",
+    "LogRow",
+    "SavedPosition",
+    "load_position",
+    "next_term",
+    "save_position",
+]
+
+PAGE_ROWS: Final = 2000
+
+
+class LogRow(NamedTuple):
+    """One row of gateway.change_log, with what was looked up for it in the same snapshot."""
+
+    id: int
+    source: str | None
+    kind: str | None  # of the source: stock, product, location; None for markers
+    op: str  # I U D, T truncate marker, C canary
+    version: int | None
+    item: str | None  # JSON; of a D the old row
+    gone: list[str] | None  # topics that the row has left
+    recorded_at_ms: int
+    locations: list[str] | None = None  # product rows: where the product has stock now
+    product: str | None = None  # stock rows that came into a topic: the product's item now, JSON
+    product_version: int | None = None
+    location_active: bool | None = None  # stock rows
+
+
+_COLUMNS: Final = ("snapshot", *LogRow._fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became visible between two snapshots, ordered by log id.
+
+    `more`: there are more rows than were asked for, and these are only the first; read `pages` instead.
+    """
+
+    snapshot: str
+    rows: list[LogRow]
+    more: bool
+
+
+class ChangeLog:
+    """Reads the exact difference of two snapshots: each committed row once, however late it was committed.
+
+    Ids are not allocated in commit order, so reading on from the last id loses rows; waiting until no older
+    transaction runs stalls behind each long one. `sql` is made by listeners.source_sql.read_sql.
+    """
+
+    def __init__(self, sql: str, *, limit: int = PAGE_ROWS) -> None:
+        self._sql = sql
+        self._limit = limit
+
+    async def read(self, connection: Any, since: str, *, timeout_s: float | None = None) -> Batch:
+        """What a statement begun now can see and the snapshot `since` could not."""
+        records = await connection.fetch(self._sql, since, self._limit + 1, timeout=timeout_s)
+        return _batch(records, self._limit)
+
+    async def pages(self, connection: Any, since: str) -> AsyncGenerator[Batch, None]:
+        """The same difference, however large, a page at a time; memory is bounded by the page.
+
+        All pages belong to one snapshot, and the position may move to it only after the last one.
+        """
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            cursor = await connection.cursor(self._sql, since, None)
+            while records := await cursor.fetch(self._limit):
+                yield _batch(records, len(records))
+
+
+def _batch(records: list[Any], limit: int) -> Batch:
+    first = records[0]  # the statement gives the snapshot also when there are no rows
+    if tuple(first.keys()) != _COLUMNS:
+        raise TypeError(f"the statement gives the columns {tuple(first.keys())}, not {_COLUMNS}")
+    if first["id"] is None:
+        return Batch(first["snapshot"], [], more=False)
+    rows = [LogRow._make(record[1:]) for record in records[:limit]]
+    return Batch(first["snapshot"], rows, more=len(records) > limit)
+
+
+class SavedPosition(NamedTuple):
+    """How far the relays have come. `counter` moves with it, so that a restored database is recognised."""
+
+    snapshot: str | None
+    counter: int
+    term: int
+
+
+async def load_position(connection: Any) -> SavedPosition:
+    record = await connection.fetchrow("SELECT snapshot, counter, term FROM gateway.position")
+    return SavedPosition(*record)
+
+
+async def next_term(connection: Any) -> SavedPosition:
+    """Begin a new term; whoever reigned before can not move the position any more."""
+    record = await connection.fetchrow(
+        "UPDATE gateway.position SET term = term + 1 RETURNING snapshot, counter, term"
+    )
+    return SavedPosition(*record)
+
+
+async def save_position(connection: Any, snapshot: str, *, term: int | None = None) -> int:
+    """Move the position; what was read up to it must have been acknowledged by Redis. Returns the counter.
+
+    Raises StaleTerm if `term` is given and a later one has begun.
+    """
+    counter: int | None = await connection.fetchval(
+        "UPDATE gateway.position SET snapshot = $1, counter = counter + 1, updated_at = clock_timestamp()"
+        " WHERE term = coalesce($2, term) RETURNING counter",
+        snapshot,
+        term,
+    )
+    if counter is None:
+        raise StaleTerm("a later term has begun and keeps the position now")
+    return counter

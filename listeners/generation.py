@@ -1,0 +1,105 @@
+from dataclasses import astuple, dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+__all__ = ["Identity", "adopt_database", "read_identity", "renew_nonce", "skip_to_now", "start_over"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that fences rewinds: when any of it changes, every topic is void."""
+
+    system: str  # of the cluster and the database: another one after a restore from a dump
+    timeline: str  # another one after a failover or a restore to a point in time
+    alive: str  # drawn anew after a crash, which may take back commits that were seen
+    losses: str  # moves when triggers skipped logging because no relay came for too long
+    nonce: str  # changed by `resync`, and when a restored database was recognised
+    redis: str  # run id and replication id: topics may have gone back, or be gone
+
+    @property
+    def generation(self) -> str:
+        return sha256(orjson.dumps(astuple(self))).hexdigest()[:16]
+
+
+_SYSTEM = """
+    (SELECT system_identifier::text FROM pg_control_system()) || '/' ||
+    (SELECT oid::text FROM pg_database WHERE datname = current_database())
+"""
+
+# The timeline of the last checkpoint lags behind a promotion; that of the WAL being written does not.
+_READ_IDENTITY = f"""
+    SELECT {_SYSTEM} AS system,
+           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+           (SELECT min(id) FROM gateway.alive) AS alive,
+           (SELECT last_value::text || is_called::text FROM gateway.loss_seq) AS losses,
+           (SELECT nonce FROM gateway.control) AS nonce
+"""  # noqa: S608  # both parts are ours
+
+# Rows that the snapshot of this very statement says are not visible yet, and yet are seen: their xids were
+# given out by another cluster, before a dump of it was restored here.
+_SKIP_TO_NOW = """
+    WITH foreign_rows AS (
+        DELETE FROM gateway.change_log
+        WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())
+           OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())))
+    )
+    UPDATE gateway.position
+    SET snapshot = pg_current_snapshot()::text, counter = greatest(counter, $1) + 1,
+        updated_at = clock_timestamp()
+    RETURNING snapshot, counter
+"""
+
+
+async def read_identity(connection: Any, redis: str) -> Identity:
+    """The identity now. An empty gateway.alive (the server has crashed) is an `alive` of its own."""
+    record = await connection.fetchrow(_READ_IDENTITY)
+    return Identity(
+        system=record["system"],
+        timeline=record["timeline"],
+        alive=record["alive"] or "",
+        losses=record["losses"],
+        nonce=record["nonce"] or "",
+        redis=redis,
+    )
+
+
+async def adopt_database(connection: Any) -> bool:
+    """Give the database an `alive` id if it has none of its own; True if the saved position is void then.
+
+    The id names the system it was drawn on, so one that came with a dump of another system does not count.
+    Position and id change in one transaction: a relay that dies on the way leaves no half of it.
+    """
+    async with connection.transaction():
+        if await connection.fetchval(
+            f"SELECT EXISTS (SELECT FROM gateway.alive WHERE id LIKE '%@' || {_SYSTEM})"  # noqa: S608  # ours
+        ):
+            return False
+        await connection.execute("DELETE FROM gateway.alive")
+        await connection.execute(
+            f"INSERT INTO gateway.alive (id) SELECT gen_random_uuid()::text || '@' || {_SYSTEM}"
+        )
+        await skip_to_now(connection)
+    return True
+
+
+async def skip_to_now(connection: Any, *, counter: int = 0) -> tuple[str, int]:
+    """Move the position to the current snapshot and its counter above `counter`; drops foreign log rows.
+
+    Right only together with a new generation, since what was not read yet is skipped.
+    """
+    snapshot, reached = await connection.fetchrow(_SKIP_TO_NOW, counter)
+    return snapshot, reached
+
+
+async def start_over(connection: Any, *, counter: int = 0) -> None:
+    """A new generation from the current snapshot on, all or nothing."""
+    async with connection.transaction():
+        await renew_nonce(connection)
+        await skip_to_now(connection, counter=counter)
+
+
+async def renew_nonce(connection: Any) -> None:
+    """Make the next generation another one, whatever else stays the same."""
+    await connection.execute("UPDATE gateway.control SET nonce = gen_random_uuid()::text")

@@ -1,0 +1,120 @@
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from listeners.canary import sing
+from listeners.change_log import save_position
+from listeners.errors import ListenersError
+from listeners.generation import read_identity
+from listeners.log_plan import attached_mark
+from listeners.reign import Reign
+from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
+from listeners.retention import empty_old_leaves
+from listeners.topic_store import TopicStore
+from listeners.wakeup import notify_allowed, set_asleep
+
+__all__ = ["Keeper", "ReignOver", "relay_seen"]
+
+_SAVE_IDLE_S = 5.0
+
+
+class ReignOver(ListenersError):
+    """What the reign began with holds no more: it ends, and begins anew with what is true now."""
+
+
+class Keeper:
+    """Everything of a reign that is not on the way of a change, on a connection of its own.
+
+    It sings the canary, saves the position, tells the triggers that a relay is there, looks whether the
+    reign's mandate still holds, and empties old leaves of the log.
+    """
+
+    def __init__(
+        self,
+        mandate: Mandate,
+        reign: Reign,
+        connection: Any,
+        store: TopicStore,
+        settings: RelaySettings,
+        statistics: RelayStatistics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mandate = mandate
+        self._reign = reign
+        self._connection = connection
+        self._store = store
+        self._settings = settings
+        self._statistics = statistics
+        self._clock = clock
+        self._saved = mandate.since
+        self._saved_at = clock()
+        self._due: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Ends only by an exception: what Postgres and the store raise, StaleTerm, or ReignOver."""
+        settings = self._settings
+        tick_s = min(settings.save_ms, settings.canary_ms) / 1000
+        while True:
+            began = self._clock()
+            if self._is_due("canary", settings.canary_ms):
+                await self._check()
+                await sing(self._connection)
+                self._reign.wakeup.nudge()
+            if self._wants_saving():
+                await self.save()
+            if self._is_due("seen", settings.seen_ms):
+                await relay_seen(self._connection, settings.log_retention_s)
+            if self._is_due("truncate", settings.truncate_ms):
+                self._statistics.leaves_emptied += len(await empty_old_leaves(self._connection))
+            await asyncio.sleep(max(tick_s - (self._clock() - began), tick_s / 10))
+
+    def _is_due(self, name: str, every_ms: int) -> bool:
+        now = self._clock()
+        due = self._due.get(name, now)
+        if now < due:
+            return False
+        # Kept to a grid, so that the ticks' own length does not add up; after a long pause it starts anew.
+        self._due[name] = max(due, now - every_ms / 1000) + every_ms / 1000
+        return True
+
+    async def _check(self) -> None:
+        """Raises ReignOver when the generation, the sources or the notify setting are not what they were."""
+        mandate = self._mandate
+        if await read_identity(self._connection, mandate.identity.redis) != mandate.identity:
+            raise ReignOver("a new generation was asked for, or changes were lost")
+        if await attached_mark(self._connection) != mandate.plan.mark:
+            raise ReignOver("sources were attached or detached")
+        if await notify_allowed(self._connection) != mandate.notify:
+            raise ReignOver("the notify setting was changed")
+        given = await self._connection.fetchval("SELECT last_value FROM gateway.change_log_id_seq")
+        self._statistics.backlog_rows = max(0, given - self._reign.last_id) if self._reign.last_id else 0
+
+    def _wants_saving(self) -> bool:
+        """At once after changes; else rarely, for saving is itself a transaction that moves the snapshot."""
+        if self._reign.done == self._saved:
+            return False
+        return self._reign.moved or self._clock() - self._saved_at > _SAVE_IDLE_S
+
+    async def save(self) -> None:
+        """Save how far Redis has acknowledged, and let Redis remember the counter. Raises StaleTerm."""
+        done, self._reign.moved = self._reign.done, False
+        counter = await save_position(self._connection, done, term=self._mandate.term)
+        self._saved, self._saved_at = done, self._clock()
+        await self._store.remember_position(counter)
+
+    async def farewell(self) -> None:
+        """Leave things so that the next relay can go on from here."""
+        if self._reign.done != self._saved:
+            await self.save()
+        await set_asleep(self._connection, False, term=self._mandate.term)
+
+
+async def relay_seen(connection: Any, log_retention_s: int) -> None:
+    """Tell the triggers that their log is read, and how long to go on without."""
+    await connection.execute(
+        "UPDATE gateway.control"
+        " SET relay_seen_at = clock_timestamp(), log_retention = make_interval(secs => $1)",
+        log_retention_s,
+    )

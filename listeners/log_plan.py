@@ -1,0 +1,45 @@
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from listeners.attach import attached
+from listeners.source_sql import at_key, read_sql, table_name, text_of
+from listeners.sources import Source
+
+__all__ = ["LogPlan", "attached_mark", "load_plan", "stock_at_sql"]
+
+
+class LogPlan(NamedTuple):
+    """How the log of the attached sources is read; another one when a source is attached or detached."""
+
+    mark: str  # of the sources it was made for
+    read: str
+    feeds: Mapping[str, Collection[str]]  # the kinds of topics each source feeds
+    stock_at: Sequence[str]  # for a location ($1): the products with stock there, and their vendors
+
+
+async def load_plan(connection: Any) -> LogPlan:
+    """The mark is read first: sources that change meanwhile are noticed by the next look at it."""
+    mark = await attached_mark(connection)
+    sources = await attached(connection)
+    return LogPlan(
+        mark=mark,
+        read=read_sql(sources),
+        feeds={source.name: frozenset(source.topics) for source in sources},
+        stock_at=[stock_at_sql(source) for source in sources if source.kind == "stock"],
+    )
+
+
+async def attached_mark(connection: Any) -> str:
+    """Changes whenever a source is attached, attached anew or detached."""
+    mark: str = await connection.fetchval(
+        "SELECT coalesce(string_agg(name || ' ' || checksum || ' ' || attached_at, ',' ORDER BY name), '')"
+        " FROM gateway.sources"
+    )
+    return mark
+
+
+def stock_at_sql(source: Source) -> str:
+    """The product and vendor ids of all stock at the location $1."""
+    columns = f"{text_of(source, 'product_id')} AS product_id, {text_of(source, 'vendor_id')} AS vendor_id"
+    here = at_key(source, "location_id", "$1::text")
+    return f"SELECT {columns} FROM {table_name(source)} t WHERE {here}"  # noqa: S608  # quoted names

@@ -1,0 +1,55 @@
+from typing import Any
+
+from listeners.change_log import load_position, next_term
+from listeners.errors import Refused
+from listeners.generation import adopt_database, read_identity, skip_to_now, start_over
+from listeners.keeper import relay_seen
+from listeners.log_plan import load_plan
+from listeners.relay_state import Mandate, RelaySettings
+from listeners.topic_store import TopicStore
+from listeners.wakeup import notify_allowed
+
+__all__ = ["begin_reign"]
+
+
+async def begin_reign(
+    reader: Any, keeping: Any, store: TopicStore, settings: RelaySettings, last_generation: str | None
+) -> Mandate:
+    """Everything is read anew from Postgres, then Redis is told; the lock must be held.
+
+    `last_generation`: of an earlier reign of this process, if there was one. Raises what Postgres and the
+    store raise, and Refused when the two connections lead to two databases.
+    """
+    await _prepare_reader(reader)
+    await relay_seen(keeping, settings.log_retention_s)
+    position = await next_term(keeping)
+    remembered = await store.remember_position(position.counter)
+    if position.counter < remembered:
+        await start_over(keeping, counter=remembered)  # a backup was restored
+    await adopt_database(keeping)
+    identity = await read_identity(keeping, await store.server_identity())
+    if (await read_identity(reader, identity.redis)).system != identity.system:
+        raise Refused("the database URL and the listener's database URL lead to different databases")
+    if position.snapshot is None or last_generation not in (None, identity.generation):
+        await skip_to_now(keeping)
+    # From here on: what was committed before the plan was made is in the log or in the tables.
+    plan = await load_plan(reader)
+    notify = await notify_allowed(reader)
+    await store.begin(identity.generation, position.term)
+    since = (await load_position(keeping)).snapshot
+    if since is None:
+        raise AssertionError("a position that was just moved has a snapshot")
+    return Mandate(identity, position.term, since, plan, notify)
+
+
+async def _prepare_reader(reader: Any) -> None:
+    """The reader polls many times a second: no JIT, no full scan of a log that was just filled and has no
+    statistics yet, no new plan for each set of parameters; nothing it writes has to outlive a crash.
+    """
+    for setting in (
+        "jit = off",
+        "enable_seqscan = off",
+        "plan_cache_mode = force_generic_plan",
+        "synchronous_commit = off",
+    ):
+        await reader.execute(f"SET {setting}")

@@ -1,0 +1,161 @@
+import asyncio
+import random as _random
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from copy import deepcopy
+from typing import Final
+
+import structlog
+
+from listeners.backoff import Backoff
+from listeners.election import Election, Tenure
+from listeners.errors import ListenersError, Refused
+from listeners.generation import start_over
+from listeners.keeper import Keeper, ReignOver
+from listeners.mandate import begin_reign
+from listeners.postgres import TRANSIENT_ERRORS, classify, connected
+from listeners.publisher import RedisChanged, TableTruncated
+from listeners.reign import Reign
+from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
+from listeners.topic_store import TopicStore
+
+__all__ = ["Relay", "RelaySettings", "RelayStatistics"]
+
+_FAREWELL_S: Final = 2.0
+_DEFAULTS: Final = RelaySettings()
+log = structlog.get_logger(__name__)
+
+
+class Relay:
+    """Stands for election, and while elected brings every committed change into the topic store.
+
+    `dsn` is the shop's database, `listener_dsn` a direct connection to the same one (sessions, LISTEN and the
+    lock do not survive a transaction-pooling PgBouncer).
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        listener_dsn: str | None = None,
+        store: TopicStore,
+        settings: RelaySettings = _DEFAULTS,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self._dsn = dsn
+        self._listener_dsn = listener_dsn or dsn
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._backoff = Backoff(random=random)
+        self._timeout_s = settings.probe_timeout_ms / 1000
+        self._election = Election(self._listener_dsn, timeout_s=self._timeout_s, random=random)
+        self._statistics = RelayStatistics()
+        self._reign: Reign | None = None
+        self._generation: str | None = None  # of the last reign of this process
+
+    def statistics(self) -> RelayStatistics:
+        """A copy; see RelayStatistics."""
+        copy = deepcopy(self._statistics)
+        if self._reign is not None:
+            copy.state = self._reign.wakeup.policy.state
+            copy.notifications += self._reign.wakeup.notifications
+            copy.lag_s = self._clock() - self._reign.current_at
+        return copy
+
+    async def run(self) -> None:
+        """Until cancelled: then it saves its position and gives the lock back. Errors end a reign, not this.
+
+        Raises Refused if a server answers and refuses before the first reign: only an operator can help then.
+        """
+        while True:
+            try:
+                async with self._election.elected() as tenure, asyncio.TaskGroup() as group:
+                    group.create_task(tenure.watch())
+                    group.create_task(self._reign_once(tenure))
+            except Exception as error:  # noqa: BLE001  # logged, with its traceback if it is a surprise
+                await asyncio.sleep(self._failed(error))
+
+    def _failed(self, error: Exception) -> float:
+        """Log why a reign, or the try to begin one, has ended; returns the seconds until the next try."""
+        reason = _reason(error)
+        if isinstance(reason, Refused) and not self._statistics.reigns:
+            raise reason from error
+        self._statistics.failures += 1
+        if isinstance(reason, ReignOver | RedisChanged | TableTruncated):
+            self._backoff.reset()  # nothing is broken
+        delay_s = self._backoff.next()
+        fields = {"reason": str(reason), "attempt": self._backoff.attempt, "retry_ms": round(delay_s * 1000)}
+        if isinstance(reason, ListenersError):
+            log.warning("relay interrupted", **fields)
+        else:
+            log.error("relay failed", exc_info=error, **fields)
+        return delay_s
+
+    async def _reign_once(self, tenure: Tenure) -> None:
+        async with AsyncExitStack() as stack:
+            reader, keeping = [
+                await stack.enter_async_context(connected(dsn, purpose=purpose, timeout_s=self._timeout_s))
+                for dsn, purpose in (
+                    (self._listener_dsn, "relay reader"),
+                    (self._dsn, "relay keeper"),
+                )
+            ]
+            mandate = await begin_reign(reader, keeping, self._store, self._settings, self._generation)
+            state = (self._store, self._settings, self._statistics)
+            reign = Reign(mandate, reader, *state, clock=self._clock)
+            keeper = Keeper(mandate, reign, keeping, *state, clock=self._clock)
+            self._enter(mandate, reign)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(reign.run())
+                    group.create_task(keeper.run())
+            except asyncio.CancelledError:
+                if not tenure.lost:
+                    await _say_farewell(keeper)
+                raise
+            except BaseExceptionGroup as errors:
+                if errors.subgroup(TableTruncated):
+                    await start_over(keeping)
+                raise
+            finally:
+                self._leave(reign)
+
+    def _enter(self, mandate: Mandate, reign: Reign) -> None:
+        statistics = self._statistics
+        statistics.active, statistics.reigns = True, statistics.reigns + 1
+        statistics.generation, statistics.term = mandate.generation, mandate.term
+        self._generation, self._reign = mandate.generation, reign
+        log.info("relay reigns", generation=mandate.generation, term=mandate.term, notify=mandate.notify)
+
+    def _leave(self, reign: Reign) -> None:
+        if reign.settled:
+            self._backoff.reset()
+        self._reign = None
+        self._statistics.active, self._statistics.state = False, "candidate"
+        self._statistics.notifications += reign.wakeup.notifications
+
+
+async def _say_farewell(keeper: Keeper) -> None:
+    """What fails here is made up for by the next reign."""
+    try:
+        async with asyncio.timeout(_FAREWELL_S):
+            await keeper.farewell()
+    except (*TRANSIENT_ERRORS, ListenersError) as error:
+        log.warning("relay left without saving its position", reason=str(error))
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The error behind a group of them; a refusal counts more than what came with it."""
+    leaves = _leaves(error)
+    refusals = (leaf for leaf in leaves if isinstance(leaf, Refused))
+    reason = next(refusals, leaves[0])
+    return classify(reason) if isinstance(reason, TRANSIENT_ERRORS) else reason
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
