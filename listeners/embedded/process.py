@@ -92,17 +92,24 @@ class Child:
             if self.running:
                 self.thaw()  # a frozen server would not hear us
                 guard.send(self.pid, self.program.stop_signal)
-            if not await self.wait_ended(timeout_s):
+            if not await self.wait_ended(timeout_s) or self._orphaned():
                 await self.kill()
         finally:
             self._hang_up()
 
     async def kill(self, timeout_s: float = 10.0) -> None:
         """SIGKILL the server with all its descendants, and wait until they are gone."""
-        pids = guard.kill_family(self.pid) if self.running else []
+        pids = guard.kill_family(self.pid) if self.running or self._orphaned() else []
         await self.wait_ended(timeout_s)
         self._hang_up()
         await wait_until(lambda: not any(guard.process_name(pid) for pid in pids), timeout_s)
+
+    def _orphaned(self) -> bool:
+        """Whether the guard itself was killed by a signal and its server goes on."""
+        code = self._watcher.poll()
+        return (
+            code is not None and code < 0 and guard.process_name(self.pid) == Path(self.program.argv[0]).name
+        )
 
     def _hang_up(self) -> None:
         for pipe in (self._watcher.stdin, self._watcher.stdout):

@@ -452,3 +452,12 @@ class TestGuard:
             child._watcher.terminate()
             await eventually(lambda: gone(valkey.pid))
             await eventually(lambda: not valkey.running)
+
+    async def test_a_guard_that_was_killed_does_not_save_its_server(self, data_dir: Path) -> None:
+        async with embedded_valkey(data_dir / "valkey") as valkey:
+            child = valkey._child
+            assert child is not None
+            child._watcher.kill()
+            await eventually(lambda: not valkey.running)
+            assert not gone(valkey.pid)
+        assert gone(valkey.pid)

@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import fcntl
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,7 +15,7 @@ from tests.support.databases import drop_database, scratch_database
 from tests.support.keys import delete_keys
 from tests.support.ports import free_port
 from tests.support.proxy import proxied
-from tests.support.servers import HasUrl
+from tests.support.servers import HasUrl, remove_leftovers, server_directory
 from tests.support.waiting import eventually
 
 
@@ -126,6 +128,20 @@ class TestProxy:
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
                 await connection.fetchval("SELECT 1")
             connection.terminate()
+
+
+class TestLeftovers:
+    def test_only_old_directories_that_nobody_uses_are_removed(self) -> None:
+        with server_directory() as used, server_directory() as young:
+            left = used.with_name(f"{used.name}-left")
+            left.mkdir()
+            for old in (used, left):
+                os.utime(old, (0, 0))
+            with (used / "lock").open("w") as lock:
+                os.utime(used, (0, 0))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                remove_leftovers()
+                assert [path.exists() for path in (used, young, left)] == [True, True, False]
 
 
 class TestEventually:
