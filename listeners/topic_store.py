@@ -168,8 +168,8 @@ class TopicStore:
     ) -> Applied:
         """Brings the changes, by topic, into those that are loaded, and publishes what was new.
 
-        A key may come once a topic. Applying again is harmless. Raises StaleTerm, or UnknownReign when
-        `begin` has to come first; some of the changes may have been applied then.
+        A key may come more than once in a topic, in the order of its log ids. Applying again is harmless.
+        Raises StaleTerm, or UnknownReign when `begin` has to come first; some of it may be applied then.
         """
         head = (generation, term, changed_at_ms, self._publish, *self._log, self._tombstones, self._ttl_s)
         calls = []
