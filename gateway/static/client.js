@@ -449,6 +449,7 @@ class Client {
       ({ items: topic.items, gone: topic.gone } = next);
     }
     this.#batch(topic).reset = true;
+    this.#emitChanges(); // before `live` is told, all that led there
     topic.next = null;
     topic.complete = true;
     topic.exact = topic.view === "exact" || [...topic.items.values()].some((item) => item.kind === "stock");
@@ -631,6 +632,7 @@ class Client {
   }
 
   #emitChanges() {
+    this.#after("changes", 0, null);
     const batches = this.#changes;
     this.#changes = new Map();
     for (const [topic, { reset, before }] of batches) {
