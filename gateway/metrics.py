@@ -19,11 +19,16 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 Readings = Mapping[str, float | Mapping[str, float]]
 
 
+Kind = Literal["counter", "gauge"]
+# The fields of a Description, from packages that can not import it.
+Row = tuple[str, Kind, str, str, tuple[str, ...]]
+
+
 class Description(NamedTuple):
     """A metric whose value is read at scrape time. `values` is the closed set its label may take."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Kind
     help: str
     label: str = ""
     values: tuple[str, ...] = ()
@@ -153,7 +158,7 @@ class GatewayMetrics:
     The counters are plain attributes, for the loop's thread: `metrics.gaps += 1`. Durations are seconds.
     """
 
-    def __init__(self, *, descriptions: Iterable[Description] = ()) -> None:
+    def __init__(self, *, descriptions: Iterable[Row] = ()) -> None:
         """`descriptions` are those of the readings that other packages bring (listeners.metrics)."""
         self.registry = CollectorRegistry()
         self.frames_sent = dict.fromkeys(SENT_TYPES, 0)
@@ -166,7 +171,9 @@ class GatewayMetrics:
         self.snapshot_repairs = 0
         self.snapshot_hits = 0
         self.snapshot_misses = 0
-        self._descriptions = {d.name: d for d in (*_DESCRIPTIONS, *descriptions)}
+        self._descriptions = {
+            d.name: d for d in (*_DESCRIPTIONS, *(Description(*row) for row in descriptions))
+        }
         self._readers: list[Callable[[], Readings]] = [self._own_readings]
         self.commit_to_send = self._histogram(
             "gateway_commit_to_send_seconds",

@@ -60,7 +60,7 @@ class TestReaders:
         assert value(metrics, "gateway_connections") == 9
 
     def test_other_packages_bring_their_descriptions(self) -> None:
-        metrics = GatewayMetrics(descriptions=[Description("gateway_relay_active", "gauge", "why")])
+        metrics = GatewayMetrics(descriptions=[("gateway_relay_active", "gauge", "why", "", ())])
         metrics.watch(lambda: {"gateway_relay_active": 1})
         assert value(metrics, "gateway_relay_active") == 1
 
