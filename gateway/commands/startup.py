@@ -1,0 +1,118 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from gateway.config import Settings
+from gateway.errors import CommandFailed
+from listeners.backoff import Backoff
+from listeners.errors import ListenersError, Unavailable
+from listeners.migrations import pending
+from listeners.postgres import classified, connected
+from listeners.redis_client import check_server, connect_redis
+
+__all__ = ["Startup", "check_database", "check_listener", "check_migrations", "check_redis"]
+
+log = structlog.get_logger(__name__)
+
+# One try after another: this is for servers that are being started, too.
+BACKOFF: Final = (0.25, 5.0)  # s
+
+
+class Startup:
+    """Waits until Postgres and Redis serve, as `serve` and `relay` do before anything else.
+
+    It is a gateway.http.ports.Readiness meanwhile: `/readyz` says what is waited for.
+    """
+
+    def __init__(
+        self, settings: Settings, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """Raises SettingsError when a server is not set at all."""
+        timeout_s = settings.probe_timeout_ms / 1000
+        database, listener = settings.require_database_url(), settings.require_listener_url()
+        redis = settings.require_redis_url()
+        self._sleep = sleep
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {
+            "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
+            "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
+        }
+        if listener != database:
+            self._checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(
+                listener, timeout_s=timeout_s
+            )
+        self._waiting = dict.fromkeys(self._checks, "not checked yet")
+
+    def not_ready(self) -> Sequence[str]:
+        return [f"{setting}: {reason}" for setting, reason in self._waiting.items()]
+
+    async def wait(self) -> None:
+        """Returns when all of them serve and no migration is missing.
+
+        Raises CommandFailed, of one line, when one answers and refuses.
+        """
+        failures: list[CommandFailed] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for setting, check in self._checks.items():
+                    group.create_task(self._wait_for(setting, check))
+        except* CommandFailed as refused:
+            failures.extend(error for error in refused.exceptions if isinstance(error, CommandFailed))
+        if failures:
+            raise failures[0]
+
+    async def _wait_for(self, setting: str, check: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(*BACKOFF)
+        while True:
+            try:
+                await check()
+            except Unavailable as error:
+                self._waiting[setting] = str(error)
+                delay_s = backoff.next()
+                log.warning(
+                    "waiting for a server",
+                    setting=setting,
+                    reason=str(error),
+                    attempt=backoff.attempt,
+                    next_try_s=round(delay_s, 2),
+                )
+                await self._sleep(delay_s)
+            except ListenersError as error:
+                raise CommandFailed(f"{setting}: {error}") from error
+            else:
+                del self._waiting[setting]
+                return
+
+
+async def check_database(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable, Refused (also with migrations missing) or MigrationError."""
+    async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
+        with classified(url):
+            await check_migrations(connection)
+
+
+async def check_migrations(connection: object) -> None:
+    """Raises CommandFailed when some are missing, MigrationError when an applied one was changed."""
+    missing = await pending(connection)
+    if missing:
+        some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise CommandFailed(f"migrations are pending ({some}): run `inventory-gateway migrate`")
+
+
+async def check_listener(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable or Refused."""
+    async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
+        with classified(url):
+            standby = await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()")
+    if standby:
+        raise Unavailable("this Postgres is a standby: the listener needs the primary")
+
+
+async def check_redis(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable or Refused."""
+    client = connect_redis(url, timeout_s=timeout_s, max_connections=1, name="inventory-gateway-startup")
+    try:
+        await check_server(client)
+    finally:
+        await client.aclose()
