@@ -55,8 +55,9 @@ class _Flight:
 class TopicLoader:
     """Brings topics from Postgres into the store, each once, however many ask for it.
 
-    `concurrency`: loads of this process that read Postgres at a time. `wait_timeout_s`: how long a caller waits
-    for its turn, and for another process that loads the topic. `load_timeout_s`: how long a load may take.
+    `concurrency`: loads of this process that read Postgres at a time. `wait_timeout_s`: how long a caller
+    waits for its turn, and for another process that loads the topic. `load_timeout_s`: how long a load takes
+    at most.
     """
 
     def __init__(
