@@ -1,0 +1,112 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from gateway.config import Settings
+from gateway.errors import CommandFailed
+from listeners.backoff import Backoff
+from listeners.errors import ListenersError, MigrationError, Unavailable
+from listeners.migrations import pending
+from listeners.postgres import classified, connected
+from listeners.redis_client import check_server, connect_redis
+
+__all__ = ["StartRefused", "check_database", "check_listener", "check_redis", "wait_for_servers"]
+
+log = structlog.get_logger(__name__)
+
+# One try after another: this is for servers that are being started, too.
+BACKOFF: Final = (0.25, 5.0)  # s
+
+
+class StartRefused(CommandFailed):
+    """A server was reached and refuses; only an operator can help."""
+
+
+async def wait_for_servers(
+    settings: Settings,
+    report: Callable[[str], None] = lambda _: None,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Returns when Postgres and Redis serve and no migration is missing; logs one line a try until then.
+
+    `report` hears what is waited for, each time it changes. Raises SettingsError when a server is not set at
+    all, StartRefused when one answers and refuses.
+    """
+    waiting: dict[str, str] = {}
+
+    async def wait_for(setting: str, check: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(*BACKOFF)
+        while True:
+            try:
+                await check()
+            except Unavailable as error:
+                waiting[setting] = str(error)
+                report("; ".join(f"{name}: {reason}" for name, reason in waiting.items()))
+                delay_s = backoff.next()
+                log.warning(
+                    "waiting for a server",
+                    setting=setting,
+                    reason=str(error),
+                    attempt=backoff.attempt,
+                    next_try_s=round(delay_s, 2),
+                )
+                await sleep(delay_s)
+            except ListenersError as error:
+                raise StartRefused(f"{setting}: {error}") from error
+            else:
+                waiting.pop(setting, None)
+                return
+
+    refusals: list[StartRefused] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for setting, check in _checks(settings).items():
+                group.create_task(wait_for(setting, check))
+    except* StartRefused as refused:
+        refusals.extend(error for error in refused.exceptions if isinstance(error, StartRefused))
+    if refusals:
+        raise refusals[0]
+
+
+def _checks(settings: Settings) -> dict[str, Callable[[], Awaitable[None]]]:
+    timeout_s = settings.probe_timeout_ms / 1000
+    database, listener = settings.require_database_url(), settings.require_listener_url()
+    redis = settings.require_redis_url()
+    checks: dict[str, Callable[[], Awaitable[None]]] = {
+        "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
+        "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
+    }
+    if listener != database:
+        checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(listener, timeout_s=timeout_s)
+    return checks
+
+
+async def check_database(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable, Refused, or MigrationError: some are missing, or one was changed afterwards."""
+    async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
+        with classified(url):
+            missing = await pending(connection)
+    if missing:
+        some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise MigrationError(f"migrations are pending ({some}): run `inventory-gateway migrate`")
+
+
+async def check_listener(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable or Refused."""
+    async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
+        with classified(url):
+            standby = await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()")
+    if standby:
+        raise Unavailable("this Postgres is a standby: the listener needs the primary")
+
+
+async def check_redis(url: str, *, timeout_s: float) -> None:
+    """Raises Unavailable or Refused."""
+    client = connect_redis(url, timeout_s=timeout_s, max_connections=1, name="inventory-gateway-startup")
+    try:
+        await check_server(client)
+    finally:
+        await client.aclose()
