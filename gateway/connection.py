@@ -59,7 +59,7 @@ class ClientConnection(asyncio.Protocol):
             logger=websocket_logger,
         )
         self._subprotocol: Subprotocol | None = None
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._session: Session | None = None
         self._outgoing: Outgoing | None = None
         self._deliveries: dict[Subscription, Delivery] = {}
@@ -68,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
         self._messages = (
             TokenBucket(realtime.limits.messages_per_s) if realtime.limits.messages_per_s else None
         )
+        self._rows = TokenBucket(realtime.limits.snapshot_rows_per_s)
         self._strikes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
@@ -75,9 +76,9 @@ class ClientConnection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._server_connections.add(self)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if peer else ""
 
@@ -117,15 +118,15 @@ class ClientConnection(asyncio.Protocol):
             self._outgoing.pause()
             self.stalled_since = time.monotonic()
             self._stalled_at_bytes = self.unsent_bytes()
-            self._transport.pause_reading()
+            self.transport.pause_reading()
             self._realtime.stalled.add(self)
 
     def resume_writing(self) -> None:
         self.stalled_since = None
         self._realtime.stalled.discard(self)
         if self._outgoing is not None:
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
             self._outgoing.resume()
 
     def shutdown(self) -> None:
@@ -151,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
             self._flush()
             self._drop_after(CLOSE_TIMEOUT_S)
         elif self._websocket.state is State.CONNECTING:
-            self._transport.abort()
+            self.transport.abort()
 
     def has_progressed(self) -> bool:
         """Whether a stalled client has taken anything since the last call."""
@@ -162,9 +163,9 @@ class ClientConnection(asyncio.Protocol):
 
     def unsent_bytes(self) -> int:
         """Bytes that the peer has not acknowledged: ours and, on Linux, the kernel's (tcp(7), SIOCOUTQ)."""
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self.transport.get_write_buffer_size()
         if sys.platform == "linux":
-            sock = self._transport.get_extra_info("socket")
+            sock = self.transport.get_extra_info("socket")
             if sock is not None and sock.fileno() >= 0:
                 queued = array.array("i", [0])
                 fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
@@ -199,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
             self.close(Close.TOO_MANY)
             return
         self._admitted = True
-        self._outgoing = Outgoing(self._transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
+        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
         session = self._session = realtime.make_session(handshake)
         self._flush()  # the handshake's answer goes before the first frame
         self._outgoing.send(
@@ -259,13 +260,25 @@ class ClientConnection(asyncio.Protocol):
             if isinstance(event, Send):
                 outgoing.send("error" if b'"type":"error"' in event.payload else "pong", event.payload)
             elif isinstance(event, Subscribe):
-                delivery = Delivery(event.subscription, outgoing, resume=event.resume)
-                self._deliveries[event.subscription] = delivery
-                hub.subscribe(delivery)
+                self._subscribe(event)
             elif isinstance(event, Leave):
                 hub.leave(self._deliveries.pop(event.subscription))
             elif isinstance(event, CloseWith):
                 self.close(event.code)
+
+    def _subscribe(self, event: Subscribe) -> None:
+        outgoing = self.outgoing
+        delivery = Delivery(event.subscription, outgoing, resume=event.resume)
+        self._deliveries[event.subscription] = delivery
+        # What a snapshot costs is known once it was sent: the next one pays for it.
+        wait_s = self._rows.take(outgoing.snapshot_rows)
+        if wait_s > 0:
+            text = "snapshots of too many rows; subscribe again later"
+            error = ProtocolError(ErrorCode.RATE_LIMITED, text, retry_after_ms=round(wait_s * 1000) + 1)
+            self._refuse(event.subscription, error)
+            return
+        outgoing.snapshot_rows = 0
+        self._realtime.hub.subscribe(delivery)
 
     def _refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         """The hub could not serve a subscription."""
@@ -298,13 +311,13 @@ class ClientConnection(asyncio.Protocol):
         """Writes what the Sans-I/O protocol has to say; its empty string means: close our half."""
         for data in self._websocket.data_to_send():
             if data:
-                self._transport.write(data)
+                self.transport.write(data)
             else:
                 self._leave_all()
                 # Half-closed, not closed: closing with unread bytes would reset the connection, and the
                 # peer would never see the code (RFC 6455 7.1.1).
-                if self._transport.can_write_eof() and not self._transport.is_closing():
-                    self._transport.write_eof()
+                if self.transport.can_write_eof() and not self.transport.is_closing():
+                    self.transport.write_eof()
                 self._drop_after(CLOSE_TIMEOUT_S)
 
     def _leave_all(self) -> None:
@@ -318,9 +331,9 @@ class ClientConnection(asyncio.Protocol):
     def _drop_after(self, seconds: float) -> None:
         self._cancel_timer()
         # Reading must go on, or the peer's answer is never seen.
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -29,6 +29,7 @@ class Freshness:
         self._patience_s = STALE_AFTER_PERIODS * canary_s
         self._last_beat: float | None = None
         self._verified = True
+        self.was_fresh = False  # ever
 
     @property
     def stale(self) -> bool:
@@ -57,5 +58,6 @@ class Freshness:
             return Transition.STALE
         if not late and self._verified and self.stale_since_ms is not None:
             self.stale_since_ms = None
+            self.was_fresh = True
             return Transition.FRESH
         return None

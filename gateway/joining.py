@@ -16,7 +16,7 @@ import structlog
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
 from gateway.ports import Feed
-from gateway.snapshots import SnapshotCache
+from gateway.snapshots import EncodedSnapshot, SnapshotCache
 from gateway.topic_state import TopicState
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item
@@ -144,7 +144,7 @@ class Joiner:
                 sharing = [d for d in deliveries if d.outgoing.dialect is dialect]
                 self._metrics.snapshot_hits += len(sharing) - 1
                 for delivery in sharing:
-                    self._begin(topic, delivery, encoded.tails, encoded.seq)
+                    self._begin(topic, delivery, encoded)
             return
         for delivery in deliveries:
             if delivery in topic.waiting:
@@ -165,7 +165,7 @@ class Joiner:
         for delivery in deliveries:
             if delivery in topic.waiting:
                 encoded = self._cache.public(topic, delivery.outgoing.dialect)
-                self._begin(topic, delivery, encoded.tails, encoded.seq)
+                self._begin(topic, delivery, encoded)
 
     async def _project(self, topic: TopicState) -> bool:
         """Reads the whole topic once and computes the public view from it; changes keep it current then."""
@@ -191,18 +191,20 @@ class Joiner:
                 items.extend(page)
         return items
 
-    def _begin(self, topic: TopicState, delivery: Delivery, tails: list[bytes], seq: int) -> None:
+    def _begin(self, topic: TopicState, delivery: Delivery, encoded: EncodedSnapshot) -> None:
         """Hands an encoded snapshot to the connection. No await since it was found: nothing is in between."""
         if delivery not in topic.waiting or topic.epoch is None:
             return
         del topic.waiting[delivery]
-        self._snapshot_begins(topic, delivery, seq)
-        head = delivery.outgoing.dialect.snapshot_head(delivery.subscription.id)
+        self._snapshot_begins(topic, delivery, encoded.seq)
+        outgoing = delivery.outgoing
+        outgoing.snapshot_rows += encoded.rows
+        head = outgoing.dialect.snapshot_head(delivery.subscription.id)
 
         def complete(delivery: Delivery) -> None:
-            self._complete(topic, delivery, seq)
+            self._complete(topic, delivery, encoded.seq)
 
-        delivery.outgoing.transfer(delivery, head, tails, complete)
+        outgoing.transfer(delivery, head, encoded.tails, complete)
 
     def _snapshot_begins(self, topic: TopicState, delivery: Delivery, seq: int) -> None:
         subscription = delivery.subscription
@@ -249,6 +251,7 @@ class Joiner:
             if topic.epoch != epoch:
                 return False
             part += 1
+            outgoing.snapshot_rows += len(items)
             tail = dialect.snapshot_tail(topic.name, epoch, seq, part, last, items)
             outgoing.send("snapshot", head + tail)
             return True

@@ -169,6 +169,7 @@ class Outgoing:
         "congested",
         "dialect",
         "refuse",
+        "snapshot_rows",
         "transport",
     )
 
@@ -181,6 +182,7 @@ class Outgoing:
         self.refuse = refuse
         self.congested = False
         self.closed = False
+        self.snapshot_rows = 0  # sent and not yet charged to the client's limit
         self._metrics = metrics
         self._dirty: dict[Delivery, None] = {}
         self._transfers: deque[_Transfer] = deque()

@@ -45,6 +45,7 @@ class ClientLimits:
     max_topics: int = 500
     max_message_bytes: int = 16_384
     messages_per_s: int = 0
+    snapshot_rows_per_s: int = 0
 
 
 class Client(Protocol):
@@ -106,15 +107,12 @@ class Realtime:
         if self.draining and isinstance(answer, Handshake):
             answer = Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "this replica is going away", "draining")
         if isinstance(answer, Rejection) and answer.reason:
-            self._count_refusal(answer.reason)
+            self._refused[answer.reason] = self._refused.get(answer.reason, 0) + 1
         return answer
 
     def admit(self, client: Client) -> Refusal | None:
         """None: the client is counted in, and leave() must be called when it is gone."""
-        refusal = self._connection_limits.admit(client.address)
-        if refusal is not None:
-            self._count_refusal(refusal.reason)
-        return refusal
+        return self._connection_limits.admit(client.address)
 
     def make_session(self, handshake: Handshake) -> Session:
         limits = SessionLimits(
@@ -146,7 +144,7 @@ class Realtime:
         return {
             "gateway_connections": len(self._slot_of),
             "gateway_connections_opened": self._opened,
-            "gateway_connections_refused": dict(self._refused),
+            "gateway_connections_refused": self._refused | self._connection_limits.refused,
             "gateway_stale": float(self.hub.freshness.stale),
             "gateway_subscriptions": subscriptions["subscriptions"],
             "gateway_topics": subscriptions["topics"],
@@ -226,9 +224,6 @@ class Realtime:
                 elif now - client.stalled_since >= self._slow_client_s:
                     self.metrics.slow_disconnects += 1
                     client.close(Close.OVERLOADED)
-
-    def _count_refusal(self, reason: str) -> None:
-        self._refused[reason] = self._refused.get(reason, 0) + 1
 
 
 def _moment(unix_ms: int) -> datetime:

@@ -20,6 +20,7 @@ class EncodedSnapshot(NamedTuple):
     revision: int
     tails: list[bytes]
     size: int  # bytes
+    rows: int
 
 
 class SnapshotCache:
@@ -52,7 +53,7 @@ class SnapshotCache:
             return None
         tails = dialect.snapshot_tails(topic.name, stored.epoch, stored.seq, stored.items)
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        return self._miss(key, EncodedSnapshot(stored.epoch, stored.seq, 0, tails, sum(map(len, tails))))
+        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(stored.items)))
 
     def public(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot:
         """The public view, from the projection in memory; the topic must have one."""
@@ -63,8 +64,9 @@ class SnapshotCache:
         position = (topic.epoch, topic.public_seq, topic.public_revision)
         if held is not None and held[:3] == position:
             return self._hit(key, held)
-        tails = dialect.snapshot_tails(topic.name, position[0], position[1], topic.projection.snapshot())
-        return self._miss(key, EncodedSnapshot(*position, tails, sum(map(len, tails))))
+        items = topic.projection.snapshot()
+        tails = dialect.snapshot_tails(topic.name, position[0], position[1], items)
+        return self._miss(key, _encoded(position, tails, len(items)))
 
     def statistics(self) -> dict[str, float]:
         return {"bytes": self._size, "snapshots": len(self._held)}
@@ -85,3 +87,7 @@ class SnapshotCache:
             _, dropped = self._held.popitem(last=False)
             self._size -= dropped.size
         return encoded
+
+
+def _encoded(position: tuple[str, int, int], tails: list[bytes], rows: int) -> EncodedSnapshot:
+    return EncodedSnapshot(*position, tails, sum(map(len, tails)), rows)

@@ -5,10 +5,11 @@ It speaks to the side of the clients, so what it raises is what a client may be 
 
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from listeners.bus import Bus
 from listeners.errors import EpochChanged, ListenersError, TopicTooLarge, Unavailable
+from listeners.postgres import classified
 from listeners.topic_store import PAGE_ITEMS, Opened, Stored, TopicStore
 from protocol.envelope import Changed, Position
 from protocol.errors import ErrorCode, ProtocolError
@@ -18,7 +19,8 @@ from protocol.topics import Topic
 __all__ = ["Loader", "TopicFeed"]
 
 # How long a subscriber waits for the bus before it is told to come back, in s.
-SUBSCRIBE_TIMEOUT_S = 5.0
+SUBSCRIBE_TIMEOUT_S: Final = 5.0
+PROBE_TIMEOUT_S: Final = 2.0
 
 
 class Loader(Protocol):
@@ -61,6 +63,16 @@ class TopicFeed:
     async def log_since(self, topic: str, position: Position) -> Sequence[Changed] | None:
         with _told(topic):
             return await self._store.log_since(topic, *position)
+
+    async def probe_database(self, pool: Any) -> None:
+        """One round trip, waiting for a connection included."""
+        with _told(), classified():
+            await pool.fetchval("SELECT 1", timeout=PROBE_TIMEOUT_S)
+
+    async def probe_store(self) -> None:
+        """One round trip."""
+        with _told():
+            await self._store.reign()
 
     async def positions(self, topics: Collection[str]) -> dict[str, Position]:
         with _told():

@@ -1,0 +1,259 @@
+"""The composition root: everything of one serving process, put together and taken down in order."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.startup import Startup
+from gateway.config import Settings
+from gateway.connection import ClientConnection
+from gateway.errors import CommandFailed
+from gateway.http.app import make_client_app
+from gateway.http.ops import make_ops_app
+from gateway.http.ports import Readiness
+from gateway.http_source import TopicSnapshots
+from gateway.hub import Hub, HubSettings
+from gateway.limits import ConnectionLimits
+from gateway.metrics import GatewayMetrics
+from gateway.monitor import watch_loop, watch_round_trip
+from gateway.realtime import ClientLimits, Realtime
+from gateway.server import HttpServer
+from gateway.sockets import bound_address
+from listeners.attached_rows import AttachedRows
+from listeners.errors import ListenersError
+from listeners.feed import TopicFeed
+from listeners.keys import Keys
+from listeners.loader import TopicLoader
+from listeners.metrics import DESCRIPTIONS, bus_readings, relay_readings
+from listeners.postgres import create_pool
+from listeners.redis_bus import RedisBus
+from listeners.redis_client import connect_redis, is_cluster_url
+from listeners.relay import Relay, RelaySettings
+from listeners.topic_store import TopicStore
+from protocol.dialects.inventory_v1 import InventoryV1
+from protocol.principal import Principal
+
+__all__ = ["make_relay", "open_store", "serve"]
+
+log = structlog.get_logger(__name__)
+
+# Loads of topics that read Postgres at a time; each takes up to two connections.
+LOADS: Final = 4
+
+
+async def serve(
+    settings: Settings,
+    *,
+    clients: socket.socket,
+    ops: socket.socket,
+    stop: asyncio.Event,
+    page: bool = False,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until `stop` is set, then sends everybody away and returns.
+
+    `clients` and `ops` are bound sockets. `page`: also the demo page. `started` is called once clients are
+    accepted. Raises CommandFailed when a server answers and refuses, SettingsError when one is not set.
+    """
+    startup = Startup(settings)
+    readiness = _Readiness(startup)
+    metrics = GatewayMetrics(descriptions=DESCRIPTIONS)
+    ops_server = HttpServer(make_ops_app(readiness, metrics.render))
+    await ops_server.start(ops)
+    try:
+        if await _before(stop, startup.wait()):
+            async with _replica(settings, metrics, page=page) as replica:
+                readiness.current = replica
+                await replica.run(clients, stop, on_tick=ops_server.tick, started=started)
+    except* ListenersError as refusals:
+        raise CommandFailed(str(refusals.exceptions[0])) from refusals
+    finally:
+        clients.close()
+        await ops_server.stop()
+
+
+async def _before(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Does the work unless `stop` is set first. Raises what the work raises."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+            return True
+        return False
+    finally:
+        working.cancel()
+        stopping.cancel()
+
+
+class _Readiness:
+    """While the process starts, what it waits for; then the replica's own word."""
+
+    def __init__(self, starting: Readiness) -> None:
+        self.current = starting
+
+    def not_ready(self) -> Sequence[str]:
+        return self.current.not_ready()
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[TopicStore]:
+    """The topic store over connections of its own, closed at the end."""
+    url = settings.require_redis_url()
+    client = connect_redis(url, timeout_s=settings.probe_timeout_ms / 1000)
+    try:
+        yield TopicStore(client, Keys(settings.redis_prefix), cluster=is_cluster_url(url))
+    finally:
+        await client.aclose()
+
+
+def make_relay(settings: Settings, store: TopicStore) -> Relay:
+    """A candidate for the relay; run() stands for election."""
+    return Relay(
+        dsn=settings.require_database_url(),
+        listener_dsn=settings.require_listener_url(),
+        store=store,
+        settings=RelaySettings(
+            poll_ms=settings.poll_ms,
+            canary_ms=settings.canary_ms,
+            probe_timeout_ms=settings.probe_timeout_ms,
+            log_retention_s=int(settings.log_retention_s),
+        ),
+    )
+
+
+@asynccontextmanager
+async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -> AsyncIterator["_Replica"]:
+    url = settings.require_redis_url()
+    timeout_s = settings.probe_timeout_ms / 1000
+    pool = await create_pool(
+        settings.require_database_url(), purpose="loader", max_size=2 * LOADS, timeout_s=timeout_s
+    )
+    try:
+        async with open_store(settings) as store:
+            bus = RedisBus(
+                url, Keys(settings.redis_prefix), cluster=is_cluster_url(url), probe_timeout_s=timeout_s
+            )
+            loader = TopicLoader(
+                store, AttachedRows(), pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
+            )
+            feed = TopicFeed(bus, store, loader)
+            realtime = _make_realtime(settings, metrics, feed)
+            metrics.watch(realtime.statistics)
+            metrics.watch(lambda: bus_readings(bus.statistics()))
+            services: list[Awaitable[None]] = [
+                bus.run(realtime.hub),
+                realtime.run(),
+                watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
+                watch_round_trip(feed.probe_store, metrics.redis_round_trip),
+            ]
+            if settings.relay == "auto":
+                relay = make_relay(settings, store)
+                metrics.watch(lambda: relay_readings(relay.statistics()))
+                services.append(relay.run())
+            app = make_client_app(
+                TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
+                principal=_anonymous(settings),
+                low_stock=settings.low_stock,
+                allowed_origins=settings.allowed_origins,
+                page=page,
+            )
+            server = HttpServer(app, websocket=ClientConnection, state={"realtime": realtime})
+            yield _Replica(realtime, server, services, metrics, settings.drain_s)
+    finally:
+        pool.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """The parts of a serving replica, with its tasks not yet started."""
+
+    realtime: Realtime
+    server: HttpServer
+    services: Sequence[Awaitable[None]]
+    metrics: GatewayMetrics
+    drain_s: float
+
+    def not_ready(self) -> Sequence[str]:
+        if self.realtime.draining:
+            return ["draining"]
+        # Once proven, the way from Postgres may fail for every replica at once: taking all of them out of
+        # rotation would only turn `stale` into `gone`.
+        if not self.realtime.hub.freshness.was_fresh:
+            return ["no canary has come from Postgres yet: is a relay running?"]
+        return []
+
+    async def run(
+        self,
+        clients: socket.socket,
+        stop: asyncio.Event,
+        *,
+        on_tick: Callable[[], None],
+        started: Callable[[], None],
+    ) -> None:
+        """Until `stop` is set and everybody has been sent away. Raises what a service raises."""
+
+        def tick() -> None:
+            self.server.tick()
+            on_tick()
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(_run(service)) for service in self.services]
+            running.append(tasks.create_task(watch_loop(self.metrics.loop_lag, tick)))
+            await self.server.start(clients)
+            log.info("serving", address=str(bound_address(clients)))
+            started()
+            await stop.wait()
+            self.server.stop_accepting()
+            await self.realtime.drain(self.drain_s)
+            await self.server.stop()
+            for task in running:
+                task.cancel()
+        log.info("drained")
+
+
+async def _run(service: Awaitable[None]) -> None:
+    await service
+
+
+def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed) -> Realtime:
+    hub_settings = HubSettings(
+        flush_s=settings.flush_ms / 1000,
+        canary_s=settings.canary_ms / 1000,
+        low_stock=settings.low_stock,
+    )
+    dialect = InventoryV1()
+    return Realtime(
+        make_hub=lambda told: Hub(feed, metrics, hub_settings, told=told),
+        metrics=metrics,
+        dialects={dialect.subprotocol: dialect},
+        principal=_anonymous(settings),
+        limits=ClientLimits(
+            max_topics=settings.max_topics,
+            max_message_bytes=settings.max_message_bytes,
+            messages_per_s=settings.messages_per_s,
+            snapshot_rows_per_s=settings.snapshot_rows_per_s,
+        ),
+        connection_limits=ConnectionLimits(
+            max_connections=settings.max_connections,
+            per_address=settings.max_connections_per_address,
+            handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
+        ),
+        origins=settings.allowed_origins,
+        heartbeat_s=settings.heartbeat_s,
+        slow_client_s=settings.slow_client_s,
+        auth_timeout_s=settings.auth_timeout_s,
+    )
+
+
+def _anonymous(settings: Settings) -> Principal | None:
+    """Who a client without credentials is; None: credentials are needed."""
+    if settings.anonymous == "off":
+        return None
+    return Principal("anonymous", may_exact=settings.anonymous == "exact", may_public=True)

@@ -1,0 +1,117 @@
+"""Listening sockets served by uvicorn's HTTP protocol, without its server.
+
+uvicorn speaks HTTP/1.1 and hands WebSocket upgrades over; accepting, draining and signals are ours.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+__all__ = ["HttpServer"]
+
+# A connection that has not sent a whole request head by then is closed, in s.
+REQUEST_TIMEOUT_S: Final = 10.0
+KEEP_ALIVE_S: Final = 75
+BACKLOG: Final = 4096
+
+
+class _HttpConnection(HttpToolsProtocol):
+    """uvicorn's, with a deadline for the request's head: half-open handshakes hold no memory for long."""
+
+    request_timeout_s = REQUEST_TIMEOUT_S
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        if self._deadline is None:  # not the first request of the connection
+            self._arm()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        super().on_headers_complete()
+
+    def _arm(self) -> None:
+        self._deadline = self.loop.call_later(self.request_timeout_s, self.transport.abort)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class HttpServer:
+    """One listening socket. `websocket` is the class of its WebSocket connections (gateway.connection)."""
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        *,
+        websocket: type[asyncio.Protocol] | None = None,
+        state: dict[str, Any] | None = None,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
+        """`state` is what every connection is given as `app_state`."""
+        self._config = Config(
+            app,
+            http=_HttpConnection,
+            ws=websocket or "none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._app_state = state or {}
+        self._request_timeout_s = request_timeout_s
+        self._server: asyncio.Server | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accepts connections on a bound socket, which is closed with the server."""
+        self.tick()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._make_connection, sock=sock, backlog=BACKLOG)
+
+    def tick(self) -> None:
+        """Call it about once a second: the Date header of answers (RFC 9110 6.6.1)."""
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+
+    def stop_accepting(self) -> None:
+        """Connections that are open stay."""
+        if self._server is not None:
+            self._server.close()
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Closes what is open; requests that are being answered have `timeout_s`."""
+        self.stop_accepting()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self._state.connections and loop.time() < deadline:  # noqa: ASYNC110 - a plain set of uvicorn's
+            await asyncio.sleep(0.01)
+        for connection in list(self._state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+    def _make_connection(self) -> asyncio.Protocol:
+        connection = _HttpConnection(config=self._config, server_state=self._state, app_state=self._app_state)
+        connection.request_timeout_s = self._request_timeout_s
+        return connection
