@@ -9,7 +9,6 @@ from typing import Final
 
 import structlog
 
-from gateway.startup import Startup
 from gateway.config import Settings
 from gateway.connection import ClientConnection
 from gateway.errors import CommandFailed
@@ -24,6 +23,7 @@ from gateway.monitor import watch_loop, watch_round_trip
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
 from gateway.sockets import bound_address
+from gateway.startup import Startup
 from listeners.attached_rows import AttachedRows
 from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
