@@ -1,6 +1,6 @@
 """From the bytes of a client to a message. Nothing but ProtocolError comes out of here."""
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
@@ -10,7 +10,14 @@ from protocol.messages import CLIENT_MESSAGES, MAX_TOPICS_A_MESSAGE, ClientMessa
 
 __all__ = ["parse_client_message"]
 
-_MAX_ID = 64
+_MAX_ID: Final = 64
+# Where the validator speaks of Python's types to somebody who has sent JSON.
+_PLAINER: Final = {
+    "tuple_type": "Input should be a list",
+    "too_short": "List should not be empty",
+    "dict_type": "Input should be an object",
+    "model_type": "Input should be an object",
+}
 
 
 def parse_client_message(data: bytes) -> ClientMessage:
@@ -61,4 +68,4 @@ def _message(fields: dict[str, Any]) -> ClientMessage:
 def _first_wrong_field(error: ValidationError) -> str:
     wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(step) for step in wrong["loc"])
-    return f"{field[:100]}: {wrong['msg']}"
+    return f"{field[:100]}: {_PLAINER.get(wrong['type'], wrong['msg'])}"
