@@ -28,7 +28,6 @@ PROTOCOL_MAY_USE = {
 }
 # The composition root, in one process and in several, and what talks to the stores on a request's behalf.
 SEES_LISTENERS = (
-    "gateway.__main__",
     "gateway.app",
     "gateway.cli",
     "gateway.commands",
