@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -12,7 +12,7 @@ from listeners.migrations import pending
 from listeners.postgres import classified, connected
 from listeners.redis_client import check_server, connect_redis
 
-__all__ = ["StartRefused", "check_database", "check_listener", "check_redis", "wait_for_servers"]
+__all__ = ["StartRefused", "Startup", "check_database", "check_listener", "check_redis"]
 
 log = structlog.get_logger(__name__)
 
@@ -24,27 +24,55 @@ class StartRefused(CommandFailed):
     """A server was reached and refuses; only an operator can help."""
 
 
-async def wait_for_servers(
-    settings: Settings,
-    report: Callable[[str], None] = lambda _: None,
-    *,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> None:
-    """Returns when Postgres and Redis serve and no migration is missing; logs one line a try until then.
+class Startup:
+    """Waits until Postgres and Redis serve, as `serve` and `relay` do before anything else.
 
-    `report` hears what is waited for, each time it changes. Raises SettingsError when a server is not set at
-    all, StartRefused when one answers and refuses.
+    Meanwhile it is a gateway.http.ports.Readiness: `/readyz` says what is waited for.
     """
-    waiting: dict[str, str] = {}
 
-    async def wait_for(setting: str, check: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: Settings, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """Raises SettingsError when a server is not set at all."""
+        timeout_s = settings.probe_timeout_ms / 1000
+        database, listener = settings.require_database_url(), settings.require_listener_url()
+        redis = settings.require_redis_url()
+        self._sleep = sleep
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {
+            "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
+            "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
+        }
+        if listener != database:
+            self._checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(
+                listener, timeout_s=timeout_s
+            )
+        self._waiting = dict.fromkeys(self._checks, "not reached yet")
+
+    def not_ready(self) -> Sequence[str]:
+        return [f"{setting}: {reason}" for setting, reason in self._waiting.items()] or ["starting"]
+
+    async def wait(self) -> None:
+        """Returns when they serve and no migration is missing; logs one line a try until then.
+
+        Raises StartRefused when one answers and refuses.
+        """
+        refusals: list[StartRefused] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for setting, check in self._checks.items():
+                    group.create_task(self._wait_for(setting, check))
+        except* StartRefused as refused:
+            refusals.extend(error for error in refused.exceptions if isinstance(error, StartRefused))
+        if refusals:
+            raise refusals[0]
+
+    async def _wait_for(self, setting: str, check: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(*BACKOFF)
         while True:
             try:
                 await check()
             except Unavailable as error:
-                waiting[setting] = str(error)
-                report("; ".join(f"{name}: {reason}" for name, reason in waiting.items()))
+                self._waiting[setting] = str(error)
                 delay_s = backoff.next()
                 log.warning(
                     "waiting for a server",
@@ -53,35 +81,12 @@ async def wait_for_servers(
                     attempt=backoff.attempt,
                     next_try_s=round(delay_s, 2),
                 )
-                await sleep(delay_s)
+                await self._sleep(delay_s)
             except ListenersError as error:
                 raise StartRefused(f"{setting}: {error}") from error
             else:
-                waiting.pop(setting, None)
+                del self._waiting[setting]
                 return
-
-    refusals: list[StartRefused] = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            for setting, check in _checks(settings).items():
-                group.create_task(wait_for(setting, check))
-    except* StartRefused as refused:
-        refusals.extend(error for error in refused.exceptions if isinstance(error, StartRefused))
-    if refusals:
-        raise refusals[0]
-
-
-def _checks(settings: Settings) -> dict[str, Callable[[], Awaitable[None]]]:
-    timeout_s = settings.probe_timeout_ms / 1000
-    database, listener = settings.require_database_url(), settings.require_listener_url()
-    redis = settings.require_redis_url()
-    checks: dict[str, Callable[[], Awaitable[None]]] = {
-        "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
-        "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
-    }
-    if listener != database:
-        checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(listener, timeout_s=timeout_s)
-    return checks
 
 
 async def check_database(url: str, *, timeout_s: float) -> None:

@@ -4,19 +4,18 @@ Plain data: who runs a listener exports it (gateway.metrics).
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Literal
 
 from listeners.bus import BusStatistics
 from listeners.loader import LoaderStatistics
 from listeners.relay_state import RelayStatistics
 
-__all__ = ["DESCRIPTIONS", "Readings", "bus_readings", "loader_readings", "relay_readings"]
+__all__ = ["DESCRIPTIONS", "bus_readings", "loader_readings", "relay_readings"]
 
-Reading = Mapping[str, float | Mapping[str, float]]
+Readings = Mapping[str, float | Mapping[str, float]]
 # The fields of gateway.metrics.Description: name, kind, Help text, label, and the values that it can take.
 Row = tuple[str, Literal["counter", "gauge"], str, str, tuple[str, ...]]
 
-S = TypeVar("S", covariant=True)
 _TRIPS: Final = ("read", "apply", "probe")
 
 
@@ -98,35 +97,7 @@ DESCRIPTIONS: Final[tuple[Row, ...]] = (
 )
 
 
-class _Counts(Protocol[S]):
-    def statistics(self) -> S: ...
-
-
-class Readings:
-    """What one process' listeners count now; called at every scrape. `relay`: None where it is off."""
-
-    def __init__(
-        self,
-        bus: _Counts[BusStatistics],
-        loader: _Counts[LoaderStatistics],
-        relay: _Counts[RelayStatistics] | None,
-    ) -> None:
-        self._bus = bus
-        self._loader = loader
-        self._relay = relay
-
-    def __call__(self) -> Reading:
-        relay = (
-            {"gateway_relay_active": 0} if self._relay is None else relay_readings(self._relay.statistics())
-        )
-        return {
-            **bus_readings(self._bus.statistics()),
-            **loader_readings(self._loader.statistics()),
-            **relay,
-        }
-
-
-def relay_readings(statistics: RelayStatistics) -> Reading:
+def relay_readings(statistics: RelayStatistics) -> Readings:
     trips = {"read": statistics.read, "apply": statistics.apply, "probe": statistics.probe}
     return {
         "gateway_relay_active": int(statistics.active),
@@ -146,7 +117,7 @@ def relay_readings(statistics: RelayStatistics) -> Reading:
     }
 
 
-def bus_readings(statistics: BusStatistics) -> Reading:
+def bus_readings(statistics: BusStatistics) -> Readings:
     return {
         "gateway_bus_connected": int(statistics.connected),
         "gateway_bus_reconnects": statistics.losses,
@@ -156,7 +127,7 @@ def bus_readings(statistics: BusStatistics) -> Reading:
     }
 
 
-def loader_readings(statistics: LoaderStatistics) -> Reading:
+def loader_readings(statistics: LoaderStatistics) -> Readings:
     return {
         "gateway_loads": {"done": statistics.loads, "failed": statistics.failures, "lost": statistics.lost},
         "gateway_load_rows": statistics.rows,
