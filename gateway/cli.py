@@ -57,6 +57,11 @@ def run_command(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code)
     except ListenersError as error:
         return _fail(str(error), 1)
+    except ExceptionGroup as group:
+        ours = _only_ours(group)
+        if ours is None:
+            raise
+        return _fail(str(ours), ours.exit_code if isinstance(ours, GatewayError) else 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except BrokenPipeError:
@@ -85,6 +90,17 @@ def _load(name: str) -> CommandModule:
     except ModuleNotFoundError as error:
         raise SettingsError(f"`{name}` needs the package {error.name}, which is not installed") from error
     return cast("CommandModule", module)
+
+
+def _only_ours(group: ExceptionGroup[Exception]) -> Exception | None:
+    """The first error of a group, if all of them are for the person at the terminal."""
+    ours, others = group.split((GatewayError, ListenersError))
+    if ours is None or others is not None:
+        return None
+    first: Exception = ours
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 def _sentence(summary: str) -> str:

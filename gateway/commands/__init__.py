@@ -8,7 +8,10 @@ from typing import Any, Protocol, TypeVar
 
 import uvloop
 
-__all__ = ["CommandModule", "run_async", "stop_signal"]
+from gateway.errors import GatewayError
+from listeners.errors import ListenersError
+
+__all__ = ["CommandModule", "run_async", "run_until", "stop_signal"]
 
 T = TypeVar("T")
 
@@ -26,6 +29,28 @@ class CommandModule(Protocol):
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command's coroutine on the loop the gateway runs on."""
     return uvloop.run(work)
+
+
+async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Runs `work` until it is done (True) or the event is set (False), when it is cancelled.
+
+    Raises the GatewayError or ListenersError that `work` has raised, and not a group of one.
+    """
+    failures: list[Exception] = []
+    done = False
+    try:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work)
+            waiting = group.create_task(stop.wait())
+            await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+            done = working.done()
+            working.cancel()
+            waiting.cancel()
+    except* (GatewayError, ListenersError) as errors:
+        failures.extend(errors.exceptions)
+    if failures:
+        raise failures[0]
+    return done
 
 
 def stop_signal() -> asyncio.Event:

@@ -1,26 +1,21 @@
 import argparse
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 
-from gateway.commands import run_async, stop_signal
-from gateway.commands.startup import Startup
+from gateway.app import make_relay, open_store
+from gateway.commands import run_async, run_until, stop_signal
 from gateway.config import Settings, load_settings
-from gateway.errors import CommandFailed
 from gateway.http.ops import make_ops_app
-from gateway.http.server import HttpServer
 from gateway.logs import configure_logging
 from gateway.metrics import GatewayMetrics
-from gateway.sockets import bind_socket
-from listeners.errors import Refused
-from listeners.keys import Keys
+from gateway.server import HttpServer
+from gateway.sockets import bind_socket, bound_address
+from gateway.startup import Startup
 from listeners.metrics import DESCRIPTIONS, relay_readings
-from listeners.redis_client import connect_redis, is_cluster_url
-from listeners.relay import Relay, RelaySettings
-from listeners.topic_store import TopicStore
 
-__all__ = ["configure", "relay_settings", "run"]
+__all__ = ["configure", "run"]
 
 log = structlog.get_logger(__name__)
 
@@ -40,63 +35,39 @@ def run(options: argparse.Namespace) -> int:
     return run_async(_relay(settings, startup, with_ops=options.ops_listen is not None))
 
 
-def relay_settings(settings: Settings) -> RelaySettings:
-    """The relay's part of the settings."""
-    return RelaySettings(
-        poll_ms=settings.poll_ms,
-        canary_ms=settings.canary_ms,
-        probe_timeout_ms=settings.probe_timeout_ms,
-        log_retention_s=int(settings.log_retention_s),
-    )
+class _Readiness:
+    """Ready: it stands for election. Whether it was elected is what gateway_relay_active is for."""
+
+    def __init__(self, startup: Startup) -> None:
+        self._startup: Startup | None = startup
+
+    def not_ready(self) -> Sequence[str]:
+        return [] if self._startup is None else self._startup.not_ready()
+
+    def started(self) -> None:
+        self._startup = None
 
 
 async def _relay(settings: Settings, startup: Startup, *, with_ops: bool) -> int:
     stop = stop_signal()
-    metrics = GatewayMetrics(descriptions=DESCRIPTIONS)
-    if not with_ops:
-        await _until(stop, lambda: _run(settings, startup, metrics))
-        return 0
-    ops = bind_socket(settings.ops_listen, setting="--ops-listen")
-    server = HttpServer(make_ops_app(startup, metrics.render))
-    async with asyncio.TaskGroup() as group:
-        done = asyncio.Event()
-        group.create_task(server.serve_until(done, ops))
-        try:
-            await _until(stop, lambda: _run(settings, startup, metrics))
-        finally:
-            done.set()
+    metrics, readiness = GatewayMetrics(descriptions=DESCRIPTIONS), _Readiness(startup)
+    async with AsyncExitStack() as stack:
+        if with_ops:
+            ops = bind_socket(settings.ops_listen, setting="--ops-listen")
+            server = HttpServer(make_ops_app(readiness, metrics.render))
+            stack.push_async_callback(server.stop)
+            await server.start(ops)
+            log.info("ops port", address=str(bound_address(ops)))
+        if await run_until(stop, startup.wait()):
+            readiness.started()
+            await run_until(stop, _stand(settings, metrics))
+    log.info("the relay stopped")
     return 0
 
 
-async def _until(stop: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs `work` until the event is set. Raises what it raises."""
-    async with asyncio.TaskGroup() as group:
-        working = group.create_task(_awaited(work))
-        waiting = group.create_task(stop.wait())
-        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
-        waiting.cancel()
-
-
-async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
-
-
-async def _run(settings: Settings, startup: Startup, metrics: GatewayMetrics) -> None:
-    await startup.wait()
-    url = settings.require_redis_url()
-    client = connect_redis(url, timeout_s=settings.probe_timeout_ms / 1000, name="inventory-gateway-relay")
-    try:
-        relay = Relay(
-            dsn=settings.require_database_url(),
-            listener_dsn=settings.require_listener_url(),
-            store=TopicStore(client, Keys(settings.redis_prefix), cluster=is_cluster_url(url)),
-            settings=relay_settings(settings),
-        )
+async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
+    async with open_store(settings) as store:
+        relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))
         log.info("the relay stands for election")
         await relay.run()
-    except Refused as error:
-        raise CommandFailed(str(error)) from error
-    finally:
-        await client.aclose()
