@@ -84,7 +84,12 @@ def _batch(records: list[Any], limit: int) -> Batch:
     if first["id"] is None:
         return Batch(first["snapshot"], [], more=False)
     rows = [LogRow._make(record[1:]) for record in records[:limit]]
+    rows.sort(key=_log_id)
     return Batch(first["snapshot"], rows, more=len(records) > limit)
+
+
+def _log_id(row: LogRow) -> int:
+    return row.id
 
 
 class SavedPosition(NamedTuple):

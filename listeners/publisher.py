@@ -41,20 +41,19 @@ class Publisher:
         self._statistics = statistics
         self._ask_above = ask_above
         self._clock = clock
+        self._locations: set[str] = set()  # changed ones, not yet void
 
-    async def publish(self, rows: Sequence[LogRow], connection: Any) -> CanaryMark | None:
+    async def publish(self, rows: Sequence[LogRow]) -> CanaryMark | None:
         """Publish a batch; returns its canary, for `beat` once everything before it is published.
 
-        `connection` is for the look-up behind changed locations; it must see what the rows' snapshot saw.
-        Raises TableTruncated.
+        What changed locations make void is left for `void_locations`. Raises TableTruncated.
         """
         folded = fold(rows, feeds=self._mandate.plan.feeds)
         if folded.truncated:
             raise TableTruncated("a table was truncated: every topic is void")
         if folded.topics:
             await self._apply(folded)
-        for location in folded.locations:
-            await self._void_location(location, connection)
+        self._locations |= folded.locations
         statistics = self._statistics
         statistics.batches += 1
         statistics.rows_read += folded.rows
@@ -80,6 +79,15 @@ class Publisher:
         self._statistics.topics_applied += len(changes)
         self._statistics.published += applied.published
         self._statistics.voided += applied.voided
+
+    async def void_locations(self, connection: Any) -> None:
+        """Void what the changed locations feed. `connection` must see what the published rows' snapshot saw.
+
+        What came to or left a location after it is on its way as a change of its own.
+        """
+        for location in self._locations:
+            await self._void_location(location, connection)
+        self._locations.clear()
 
     async def _void_location(self, location: str, connection: Any) -> None:
         """Stock items say whether their location is active, so whatever holds some from there is void."""

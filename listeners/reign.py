@@ -1,3 +1,4 @@
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -76,19 +77,30 @@ class Reign:
     async def _publish(self, batch: Batch) -> None:
         mark = None
         if batch.rows:
-            mark = await self._publisher.publish(batch.rows, self._connection)
+            mark = await self._publisher.publish(batch.rows)
         await self._settle(batch.snapshot, mark, found=self._note(batch))
 
     async def _catch_up(self) -> None:
-        """Page by page within one snapshot; `done` moves only after the last one."""
+        """Page by page within one snapshot; `done` moves only after the last one.
+
+        Postgres prepares a page while the one before is published.
+        """
+        pages: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=1)
         mark = None
         snapshot = self.done
-        async with aclosing(self._log.pages(self._connection, self.done)) as pages:
-            async for page in pages:
-                mark = await self._publisher.publish(page.rows, self._connection) or mark
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_pages(pages))
+            while page := await pages.get():
+                mark = await self._publisher.publish(page.rows) or mark
                 snapshot = page.snapshot
                 self._note(page)
         await self._settle(snapshot, mark, found=True)
+
+    async def _read_pages(self, queue: asyncio.Queue[Batch | None]) -> None:
+        async with aclosing(self._log.pages(self._connection, self.done)) as pages:
+            async for page in pages:
+                await queue.put(page)
+        await queue.put(None)
 
     def _note(self, batch: Batch) -> bool:
         """Whether the batch brought changes, and not only a canary."""
@@ -98,6 +110,7 @@ class Reign:
         return any(row.op != "C" for row in batch.rows)
 
     async def _settle(self, snapshot: str, mark: CanaryMark | None, *, found: bool) -> None:
+        await self._publisher.void_locations(self._connection)
         self.done = snapshot
         self.moved |= found
         if mark is not None:
