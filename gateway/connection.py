@@ -105,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
             log.info(
                 "connection closed",
                 session=self.session_id,
-                code=self._websocket.close_sent and self._websocket.close_sent.code,
+                code=None if self._websocket.close_sent is None else int(self._websocket.close_sent.code),
                 seconds=round(time.monotonic() - self.opened_at, 3),
             )
         if self._admitted:
@@ -250,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             data.decode()
         except UnicodeDecodeError:
-            self.close(Close.INVALID_DATA)
+            self._websocket.fail(Close.INVALID_DATA.number, Close.INVALID_DATA.name)
             return
         self._handle(session.receive(data, now=datetime.now(UTC)))
 

@@ -1,0 +1,459 @@
+"""Real sockets and the real HTTP server, with a feed in memory behind the hub."""
+
+import asyncio
+import base64
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from starlette.applications import Starlette
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from gateway.connection import ClientConnection
+from gateway.hub import Hub, HubSettings
+from gateway.limits import ConnectionLimits
+from gateway.metrics import GatewayMetrics
+from gateway.realtime import ClientLimits, Realtime
+from gateway.server import HttpServer
+from protocol.dialects.inventory_v1 import InventoryV1
+from protocol.envelope import Beat
+from protocol.principal import Principal
+from tests.support.messages import next_message
+from tests.support.replica import FakeFeed, stock
+from tests.support.waiting import eventually
+
+TOPIC = "location:L1"
+Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+ANYBODY = Principal("anonymous", may_exact=True, may_public=True)
+
+
+class Gate:
+    """A replica with an address."""
+
+    def __init__(self, realtime: Realtime, feed: FakeFeed, port: int) -> None:
+        self.realtime = realtime
+        self.feed = feed
+        self.port = port
+
+    def connect(self, path: str = "/realtime", **options: Any) -> connect:
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        return connect(url, **{"proxy": None, "max_size": None, "ping_interval": None, **options})
+
+    @asynccontextmanager
+    async def raw(self, *, receive_buffer: int = 0) -> AsyncIterator[Raw]:
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def raw_websocket(self, *, receive_buffer: int = 0) -> AsyncIterator[Raw]:
+        """A client that does only what it is told to: it has shaken hands."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        async with self.raw(receive_buffer=receive_buffer) as (reader, writer):
+            writer.write(
+                f"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            yield reader, writer
+
+
+@asynccontextmanager
+async def make_gate(
+    *,
+    principal: Principal | None = ANYBODY,
+    connection_limits: ConnectionLimits | None = None,
+    limits: ClientLimits | None = None,
+    origins: tuple[str, ...] = (),
+    request_timeout_s: float = 10,
+    **settings: Any,
+) -> AsyncIterator[Gate]:
+    feed, metrics, dialect = FakeFeed(), GatewayMetrics(), InventoryV1()
+    realtime = Realtime(
+        make_hub=lambda told: Hub(feed, metrics, HubSettings(flush_s=0.01, canary_s=1.0), told=told),
+        metrics=metrics,
+        dialects={dialect.subprotocol: dialect},
+        principal=principal,
+        limits=limits or ClientLimits(),
+        connection_limits=connection_limits or ConnectionLimits(),
+        origins=origins,
+        **settings,
+    )
+    feed.hub = realtime.hub
+    server = HttpServer(
+        Starlette(),
+        websocket=ClientConnection,
+        state={"realtime": realtime},
+        request_timeout_s=request_timeout_s,
+    )
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    await server.start(bound)
+    task = asyncio.create_task(realtime.run())
+    await asyncio.sleep(0)
+    realtime.hub.message(Beat("g", 1_700_000_000_000, 1))
+    try:
+        yield Gate(realtime, feed, bound.getsockname()[1])
+    finally:
+        await server.stop(timeout_s=0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    async with make_gate() as gate:
+        yield gate
+
+
+async def close_code(client: Any) -> int:
+    async with asyncio.timeout(10):
+        try:
+            while True:
+                await client.recv()
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd is not None else 1006
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+def text(**message: Any) -> str:
+    return orjson.dumps(message).decode()
+
+
+def frame(payload: bytes, *, opcode: int = 1, fin: bool = True) -> bytes:
+    """Masked by zeros, as a client must mask."""
+    head = bytes([(0x80 if fin else 0) | opcode])
+    if len(payload) < 126:
+        head += bytes([0x80 | len(payload)])
+    else:
+        head += struct.pack("!BH", 0x80 | 126, len(payload))
+    return head + bytes(4) + payload
+
+
+class TestHandshake:
+    async def test_no_subprotocol_is_inventory_v1(self, gate: Gate) -> None:
+        async with gate.connect() as client:
+            welcome = await next_message(client, "welcome")
+            assert client.subprotocol is None
+        assert welcome["protocol"] == "inventory.v1"
+        assert welcome["limits"] == {"max_message_bytes": 16384, "max_topics": 500}
+
+    async def test_ours_is_chosen_among_others(self, gate: Gate) -> None:
+        offered = [Subprotocol("chat"), Subprotocol("inventory.v1")]
+        async with gate.connect(subprotocols=offered) as client:
+            assert client.subprotocol == "inventory.v1"
+
+    async def test_none_of_ours_is_answered_without_one(self, gate: Gate) -> None:
+        async with gate.connect(subprotocols=[Subprotocol("chat")]) as client:
+            assert client.subprotocol is None
+
+    async def test_another_path_is_not_found(self, gate: Gate) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with gate.connect("/elsewhere"):
+                pass
+        assert refused.value.response.status_code == 404
+
+    @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+    async def test_a_foreign_origin_is_403(self, gate: Gate, origin: str) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with gate.connect(origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
+
+    async def test_the_own_origin_and_allowed_ones_pass(self) -> None:
+        async with make_gate(origins=("https://shop.example",)) as gate:
+            for origin in (f"http://127.0.0.1:{gate.port}", "https://shop.example"):
+                async with gate.connect(origin=origin) as client:
+                    await next_message(client, "welcome")
+
+    async def test_topics_in_the_url_are_subscribed_without_an_id(self, gate: Gate) -> None:
+        gate.feed.rows[TOPIC] = [stock("A", 1)]
+        async with gate.connect(f"/realtime?topics={TOPIC},product:A") as client:
+            got = [await next_message(client, "snapshot") for _ in range(2)]
+        assert {message["topic"] for message in got} == {TOPIC, "product:A"}
+        assert all("id" not in message for message in got)
+
+    async def test_a_half_open_handshake_is_dropped(self) -> None:
+        async with make_gate(request_timeout_s=0.2) as gate, gate.raw() as (reader, writer):
+            writer.write(b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgr")
+            assert await asyncio.wait_for(ended(reader), 5)
+
+    @pytest.mark.parametrize("garbage", [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+    async def test_garbage_disturbs_nobody(self, gate: Gate, garbage: bytes) -> None:
+        async with gate.connect() as client, gate.raw() as (reader, writer):
+            writer.write(garbage)
+            await asyncio.wait_for(reader.read(), 5)
+            await client.send(text(type="ping", id="p"))
+            assert (await next_message(client, "pong"))["id"] == "p"
+
+    async def test_a_version_we_do_not_speak_is_refused(self, gate: Gate) -> None:
+        async with gate.raw() as (reader, writer):
+            writer.write(
+                b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 7\r\n\r\n"
+            )
+            assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == b"400"
+
+    async def test_a_draining_replica_takes_nobody(self, gate: Gate) -> None:
+        await gate.realtime.drain(0)
+        with pytest.raises(InvalidStatus) as refused:
+            async with gate.connect():
+                pass
+        assert refused.value.response.status_code == 503
+        assert int(refused.value.response.headers["Retry-After"]) >= 1
+
+
+class TestCredentials:
+    async def test_without_any_where_they_are_needed(self) -> None:
+        async with make_gate(principal=None, auth_timeout_s=0.3) as gate, gate.connect() as client:
+            assert (await next_message(client, "welcome"))["principal"] is None
+            await client.send(text(type="ping", id="p"))
+            await next_message(client, "pong")
+            await client.send(text(type="subscribe", id="s", topics=[TOPIC]))
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"]) == ("unauthenticated", "s")
+            assert await close_code(client) == 4408
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"additional_headers": {"Authorization": "Bearer x"}},
+            {"additional_headers": {"Authorization": "Basic x"}},
+            {"subprotocols": ["inventory.v1", "bearer.eA"]},
+            {"subprotocols": ["inventory.v1", "bearer.*"]},
+        ],
+    )
+    async def test_those_that_can_not_be_checked_are_never_ignored(
+        self, gate: Gate, options: dict[str, Any]
+    ) -> None:
+        async with gate.connect(**options) as client:
+            assert client.subprotocol in (None, "inventory.v1")
+            assert (await next_message(client, "error"))["code"] == "unauthenticated"
+            assert await close_code(client) == 4401
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "data", ["{", "[]", "1", '"x"', "null", "[" * 5000, '{"a":' * 2000 + "1" + "}" * 2000, "\u0000"]
+    )
+    async def test_no_json_object_is_4400(self, gate: Gate, data: str) -> None:
+        async with gate.connect() as client:
+            await client.send(data)
+            assert (await next_message(client, "error"))["code"] == "bad_message"
+            assert await close_code(client) == 4400
+
+    async def test_a_binary_frame_is_4400(self, gate: Gate) -> None:
+        async with gate.connect() as client:
+            await client.send(b"\x00\x01")
+            assert (await next_message(client, "error"))["code"] == "bad_message"
+            assert await close_code(client) == 4400
+
+    @pytest.mark.parametrize(
+        ("message", "code"),
+        [
+            ({"type": "dance", "id": "x"}, "unknown_type"),
+            ({"type": "subscribe", "id": "x", "topics": ["shelf:1"]}, "unknown_topic"),
+            ({"type": "subscribe", "id": "x", "topics": []}, "bad_message"),
+            (
+                {"type": "subscribe", "id": "x", "topics": [f"product:{n}" for n in range(101)]},
+                "too_many_topics",
+            ),
+            ({"type": "auth", "id": "x", "token": "t"}, "unavailable"),
+        ],
+    )
+    async def test_a_wrong_request_is_an_error_and_the_connection_goes_on(
+        self, gate: Gate, message: dict[str, Any], code: str
+    ) -> None:
+        async with gate.connect() as client:
+            await client.send(text(**message))
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"]) == (code, "x")
+            await client.send(text(type="ping", id="p"))
+            assert (await next_message(client, "pong"))["id"] == "p"
+
+    @pytest.mark.parametrize("fragments", [1, 3])
+    async def test_too_much_is_said_and_1009(self, gate: Gate, fragments: int) -> None:
+        async with gate.connect() as client:
+            size = 20_000 // fragments
+            await client.send(["x" * size] * fragments if fragments > 1 else "x" * size)
+            assert (await next_message(client, "error"))["code"] == "too_large"
+            assert await close_code(client) == 1009
+
+    async def test_a_megabyte_is_1009_and_not_a_reset(self, gate: Gate) -> None:
+        async with gate.connect() as client:
+            await client.send("x" * 1_000_000)
+            assert await close_code(client) == 1009
+
+    @pytest.mark.parametrize("bad", [b'{"type":"\xff"}', b"\xc3\x28", b"\xed\xa0\x80"])
+    async def test_text_that_is_no_utf8_is_1007(self, gate: Gate, bad: bytes) -> None:
+        async with gate.raw_websocket() as (reader, writer):
+            writer.write(frame(bad))
+            await asyncio.wait_for(reader.readuntil(struct.pack("!H", 1007)), 5)
+
+    async def test_a_framing_error_is_1002(self, gate: Gate) -> None:
+        async with gate.raw_websocket() as (reader, writer):
+            writer.write(b"\x83\x80" + bytes(4))
+            await asyncio.wait_for(reader.readuntil(struct.pack("!H", 1002)), 5)
+
+    async def test_fragments_make_one_message(self, gate: Gate) -> None:
+        async with gate.connect() as client:
+            await client.send(['{"type":', '"ping",', '"id":"f"}'])
+            assert (await next_message(client, "pong"))["id"] == "f"
+
+    async def test_others_hear_everything_meanwhile(self, gate: Gate) -> None:
+        gate.feed.rows[TOPIC] = [stock("A", 1)]
+        async with gate.connect(f"/realtime?topics={TOPIC}") as good:
+            await next_message(good, "snapshot")
+            for bad in ("{", "x" * 50_000):
+                async with gate.connect() as client:
+                    await client.send(bad)
+                    gate.feed.change(TOPIC, stock("A", gate.feed.topics[TOPIC].seq + 1))
+                    await close_code(client)
+            seen = {(await next_message(good, "delta"))["seq"] for _ in range(2)}
+        assert seen == {2, 3}
+
+
+class TestLimits:
+    async def test_too_many_connections_is_4429(self) -> None:
+        async with make_gate(connection_limits=ConnectionLimits(max_connections=1)) as gate:
+            async with gate.connect() as first:
+                async with gate.connect() as second:
+                    assert await close_code(second) == 4429
+                await next_message(first, "welcome")
+            await eventually(lambda: gate.realtime.statistics()["gateway_connections"] == 0)
+            async with gate.connect() as third:
+                await next_message(third, "welcome")
+
+    async def test_a_flood_is_told_and_then_closed(self) -> None:
+        async with make_gate(limits=ClientLimits(messages_per_s=5)) as gate, gate.connect() as client:
+            for _ in range(70):
+                await client.send(text(type="ping"))
+            error = await next_message(client, "error")
+            assert error["code"] == "rate_limited"
+            assert error["retry_after_ms"] > 0
+            assert await close_code(client) == 4429
+
+    async def test_a_flood_of_control_frames_counts(self) -> None:
+        async with make_gate(limits=ClientLimits(messages_per_s=5)) as gate:
+            async with gate.raw_websocket() as (reader, writer):
+                writer.write(frame(b"", opcode=9) * 100)
+                await asyncio.wait_for(reader.readuntil(struct.pack("!H", 4429)), 5)
+
+    async def test_snapshots_of_too_many_rows(self) -> None:
+        async with make_gate(limits=ClientLimits(snapshot_rows_per_s=1)) as gate, gate.connect() as client:
+            gate.feed.rows[TOPIC] = [stock(f"P{n}", n + 1) for n in range(50)]
+            await client.send(text(type="subscribe", topics=[TOPIC]))
+            await next_message(client, "snapshot")
+            await client.send(text(type="subscribe", topics=["product:A"]))
+            await next_message(client, "snapshot")
+            await client.send(text(type="subscribe", id="s", topics=["product:B"]))
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:B")
+
+    async def test_a_topic_too_many(self) -> None:
+        async with make_gate(limits=ClientLimits(max_topics=1)) as gate, gate.connect() as client:
+            await client.send(text(type="subscribe", id="s", topics=["product:A", "product:B"]))
+            error = await next_message(client, "error")
+            assert (error["code"], error["topic"]) == ("too_many_topics", "product:B")
+
+
+class TestHeartbeat:
+    async def test_it_comes_by_itself_and_says_how_fresh_things_are(self) -> None:
+        async with make_gate(heartbeat_s=0.2) as gate, gate.connect() as client:
+            heartbeat = await next_message(client, "heartbeat")
+        assert heartbeat["stale"] is False
+        assert heartbeat["as_of"] == "2023-11-14T22:13:20.000Z"
+
+    async def test_who_connects_while_stale_hears_it_at_once(self, gate: Gate) -> None:
+        async with gate.connect() as first:
+            await next_message(first, "welcome")
+            assert (await next_message(first, "stale"))["since"] == "2023-11-14T22:13:20.000Z"
+            async with gate.connect() as second:
+                await next_message(second, "stale", timeout_s=1)
+                gate.realtime.hub.message(Beat("g", 1_700_000_001_000, 2))
+                for client in (first, second):
+                    assert (await next_message(client, "fresh"))["as_of"] == "2023-11-14T22:13:21.000Z"
+
+
+class TestSlowClients:
+    async def test_one_that_takes_nothing_is_closed_and_costs_no_more_than_its_items(self) -> None:
+        async with make_gate(slow_client_s=0.4) as gate:
+            gate.feed.rows[TOPIC] = [stock(f"P{n}", n + 1) for n in range(300)]
+            async with gate.raw_websocket(receive_buffer=4096) as (_, writer):
+                writer.write(frame(orjson.dumps({"type": "subscribe", "topics": [TOPIC]})))
+                async with gate.connect(f"/realtime?topics={TOPIC}") as quick:
+                    await next_message(quick, "snapshot")
+                    version = 1000
+                    while not gate.realtime.metrics.slow_disconnects:
+                        version += 300
+                        gate.feed.change(TOPIC, *(stock(f"P{n}", version + n) for n in range(300)))
+                        await asyncio.sleep(0.02)
+                    await client_catches_up(quick, gate)
+                assert gate.realtime.metrics.conflated > 0
+                await eventually(lambda: gate.realtime.statistics()["gateway_connections"] == 0, timeout_s=10)
+
+    async def test_one_that_only_asks_and_never_reads_is_not_answered_for_ever(self) -> None:
+        async with make_gate(slow_client_s=5, limits=ClientLimits(messages_per_s=0)) as gate:
+            async with gate.raw_websocket(receive_buffer=4096) as (_, writer):
+                ping = frame(orjson.dumps({"type": "ping", "id": "x" * 64}))
+
+                def blocked() -> bool:
+                    writer.write(ping * 500)
+                    return writer.transport.get_write_buffer_size() > 2_000_000
+
+                await eventually(blocked, timeout_s=10)
+                assert len(gate.realtime.stalled) == 1
+
+
+async def client_catches_up(client: Any, gate: Gate) -> None:
+    while (await next_message(client, "delta"))["seq"] < gate.feed.topics[TOPIC].seq:
+        pass
+
+
+class TestDrain:
+    async def test_everybody_is_told_a_moment_of_its_own_and_closed_1012(self, gate: Gate) -> None:
+        clients = [await gate.connect() for _ in range(8)]
+        for client in clients:
+            await next_message(client, "welcome")
+        drain = asyncio.create_task(gate.realtime.drain(0.4))
+        after = [(await next_message(client, "reconnect"))["after_ms"] for client in clients]
+        assert len(set(after)) > 4
+        assert all(0 <= ms <= 400 for ms in after)
+        assert [await close_code(client) for client in clients] == [1012] * 8
+        await drain
+
+
+class TestClosing:
+    async def test_a_client_may_close(self, gate: Gate) -> None:
+        async with gate.connect(f"/realtime?topics={TOPIC}") as client:
+            await next_message(client, "snapshot")
+        assert client.close_code == 1000
+        await eventually(lambda: gate.feed.subscribed == set())
+
+    async def test_one_that_vanishes_is_forgotten(self, gate: Gate) -> None:
+        client = await gate.connect(f"/realtime?topics={TOPIC}")
+        await next_message(client, "snapshot")
+        client.transport.abort()
+        await eventually(lambda: gate.realtime.statistics()["gateway_subscriptions"] == 0)
