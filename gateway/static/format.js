@@ -28,8 +28,8 @@ export function price(minor, currency) {
 
 /** `14:03:59` of an ISO time, or a dash. */
 export function clock(iso) {
-  const moment = iso ? new Date(iso) : null;
-  return moment && !Number.isNaN(moment.getTime()) ? TIME.format(moment) : "–";
+  const moment = new Date(iso ?? Number.NaN);
+  return Number.isNaN(moment.getTime()) ? "–" : TIME.format(moment);
 }
 
 export function milliseconds(ms) {

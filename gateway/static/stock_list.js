@@ -55,7 +55,7 @@ export class StockList {
       const { kind, product_id: id } = item ?? previous;
       let row = this.#rows.get(id);
       if (!row) {
-        row = { id, stock: null, product: null, availability: null, available: null };
+        row = { id, revision: 0, stock: null, product: null, availability: null, available: null };
         this.#rows.set(id, row);
       }
       if (!touched.has(row)) touched.set(row, row.available);
@@ -102,6 +102,7 @@ export class StockList {
   }
 
   #refresh(row) {
+    row.revision += 1;
     const { stock, product, availability } = row;
     row.present = stock !== null || availability !== null; // a product without stock here is none of this location's
     row.available = stock ? stock.available : null;

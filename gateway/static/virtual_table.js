@@ -3,7 +3,7 @@
  * Down, Home and End move the active row (`aria-activedescendant`), Enter or a click chooses it, Escape lets go.
  */
 
-import { element, flash, setText } from "./dom.js";
+import { element, flash, setData, setText } from "./dom.js";
 
 const OVERSCAN = 8; // rows above and below what is in sight
 const NUMERIC = "numeric";
@@ -17,6 +17,8 @@ export class VirtualTable {
   #places = new Map(); // row id -> index
   #nodes = new Map(); // index -> node
   #spare = [];
+  #drawn = new WeakMap(); // node -> what it shows: a row that has not changed is not drawn again
+  #flashing = new Set();
   #activeId = null;
   #chosenId = null;
   #rowHeight;
@@ -53,7 +55,7 @@ export class VirtualTable {
     this.#grid.setAttribute("aria-label", text);
   }
 
-  /** Shows these rows (objects with an `id`) in this order. */
+  /** Shows these rows in this order: objects with an `id`, a `status` and a `revision` that differs after each change. */
   show(rows) {
     this.#rows = rows;
     this.#places = new Map(rows.map((row, index) => [row.id, index]));
@@ -84,8 +86,11 @@ export class VirtualTable {
 
   /** Lights up a cell of a row, if that is in sight. */
   flash(id, key, direction) {
-    const cell = this.#nodes.get(this.#places.get(id))?.querySelector(`.${key}`);
-    if (cell) flash(cell.firstElementChild ?? cell, direction);
+    const node = this.#nodes.get(this.#places.get(id));
+    if (!node) return;
+    const cell = node.querySelector(`.${key}`);
+    this.#flashing.add(node);
+    flash(cell.firstElementChild ?? cell, direction);
   }
 
   #draw() {
@@ -99,7 +104,10 @@ export class VirtualTable {
       this.#spare.push(node);
     }
     for (let index = first; index < last; index++) this.#drawRow(index);
-    for (const node of this.#spare.splice(0)) node.remove();
+    for (const node of this.#spare.splice(0)) {
+      this.#flashing.delete(node);
+      node.remove();
+    }
     this.#markActive();
   }
 
@@ -113,14 +121,22 @@ export class VirtualTable {
       node.style.transform = `translateY(${index * this.#rowHeight}px)`;
       this.#nodes.set(index, node);
     }
-    if (node.dataset.id !== row.id) {
-      node.dataset.id = row.id;
-      for (const cell of node.querySelectorAll("[data-moved]")) delete cell.dataset.moved;
-      for (const animation of node.getAnimations({ subtree: true })) animation.cancel();
-    }
-    node.dataset.status = row.status;
-    node.setAttribute("aria-selected", row.id === this.#chosenId);
+    const drawn = this.#drawn.get(node);
+    const chosen = row.id === this.#chosenId;
+    if (drawn?.row === row && drawn.revision === row.revision && drawn.chosen === chosen) return;
+    if (drawn && drawn.row !== row) this.#stopFlashing(node);
+    this.#drawn.set(node, { row, revision: row.revision, chosen });
+    setData(node, "id", row.id);
+    setData(node, "status", row.status);
+    node.setAttribute("aria-selected", chosen);
     this.#columns.forEach(({ fill }, column) => fill(node.children[column], row));
+  }
+
+  /** The node is to show another row: the light was not for that one. */
+  #stopFlashing(node) {
+    if (!this.#flashing.delete(node)) return;
+    for (const cell of node.querySelectorAll("[data-moved]")) delete cell.dataset.moved;
+    for (const animation of node.getAnimations({ subtree: true })) animation.cancel();
   }
 
   #newNode() {
