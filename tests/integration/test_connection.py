@@ -356,10 +356,10 @@ class TestLimits:
             assert await close_code(client) == 4429
 
     async def test_a_flood_of_control_frames_counts(self) -> None:
-        async with make_gate(limits=ClientLimits(messages_per_s=5)) as gate:
-            async with gate.raw_websocket() as (reader, writer):
-                writer.write(frame(b"", opcode=9) * 100)
-                await asyncio.wait_for(reader.readuntil(struct.pack("!H", 4429)), 5)
+        limits = ClientLimits(messages_per_s=5)
+        async with make_gate(limits=limits) as gate, gate.raw_websocket() as (reader, writer):
+            writer.write(frame(b"", opcode=9) * 100)
+            await asyncio.wait_for(reader.readuntil(struct.pack("!H", 4429)), 5)
 
     async def test_snapshots_of_too_many_rows(self) -> None:
         async with make_gate(limits=ClientLimits(snapshot_rows_per_s=1)) as gate, gate.connect() as client:
@@ -415,16 +415,15 @@ class TestSlowClients:
                 await eventually(lambda: gate.realtime.statistics()["gateway_connections"] == 0, timeout_s=10)
 
     async def test_one_that_only_asks_and_never_reads_is_not_answered_for_ever(self) -> None:
-        async with make_gate(slow_client_s=5, limits=ClientLimits(messages_per_s=0)) as gate:
-            async with gate.raw_websocket(receive_buffer=4096) as (_, writer):
-                ping = frame(orjson.dumps({"type": "ping", "id": "x" * 64}))
+        async with make_gate() as gate, gate.raw_websocket(receive_buffer=4096) as (_, writer):
+            ping = frame(orjson.dumps({"type": "ping", "id": "x" * 64}))
 
-                def blocked() -> bool:
-                    writer.write(ping * 500)
-                    return writer.transport.get_write_buffer_size() > 2_000_000
+            def blocked() -> bool:
+                writer.write(ping * 500)
+                return writer.transport.get_write_buffer_size() > 2_000_000
 
-                await eventually(blocked, timeout_s=10)
-                assert len(gate.realtime.stalled) == 1
+            await eventually(blocked, timeout_s=10)
+            assert len(gate.realtime.stalled) == 1
 
 
 async def client_catches_up(client: Any, gate: Gate) -> None:
