@@ -1,5 +1,6 @@
 """The `public` view of one topic: products, and a word about each one's stock instead of numbers."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -60,15 +61,25 @@ class PublicView:
 
         Versions told before stay the floor for what is still there, as the epoch may be the same.
         """
+        deque(self.load_steps(items), maxlen=0)
+
+    def load_steps(self, items: Iterable[Item], *, step: int = 1000) -> Iterator[None]:
+        """As `load`, with a pause after every `step` items (milliseconds of work), for topics so large that
+        others would wait. Until it has ended the view must not be used otherwise.
+        """
         before = self._shown
         self._products, self._stock, self._shown = {}, {}, {}
-        for item in items:
+        for number, item in enumerate(items, 1):
             self._store(item)
-        for product_id in self._products:
+            if number % step == 0:
+                yield
+        for number, product_id in enumerate(self._products, 1):
             known = before.get(product_id)
             if known is not None:
                 self._shown[product_id] = known
             self._availability(product_id)
+            if number % step == 0:
+                yield
 
     def apply(self, items: Iterable[Item]) -> list[Item]:
         """Takes newer exact items and returns what changed for the public, products first."""
@@ -129,24 +140,25 @@ class PublicView:
     def _bucket(self, product_id: str) -> tuple[int, int]:
         """What can be said about a product's stock, and the highest version that says so."""
         product = self._products.get(product_id)
-        stock = self._stock_of(product_id)
-        version = max([entry.version for entry in stock], default=0)
-        if product is None:
+        version = 0 if product is None else product.version
+        amount, low, exists = 0, None, not self._per_location
+        for entry in self._stock_of(product_id):
+            version = max(version, entry.version)
+            amount += entry.amount
+            exists = exists or entry.exists
+            if entry.low is not None and (low is None or entry.low > low):
+                low = entry.low
+        if product is None or product.deleted or not exists:
             return _GONE, version
-        version = max(version, product.version)
-        if product.deleted or (self._per_location and not any(entry.exists for entry in stock)):
-            return _GONE, version
-        amount = sum(entry.amount for entry in stock)
-        low = max((entry.low for entry in stock if entry.low is not None), default=self._low_stock_default)
         if amount == 0:
             return _OUT_OF_STOCK, version
-        return (amount if amount <= low else _IN_STOCK), version
+        return (amount if amount <= (self._low_stock_default if low is None else low) else _IN_STOCK), version
 
-    def _stock_of(self, product_id: str) -> list[_Stock]:
+    def _stock_of(self, product_id: str) -> Iterable[_Stock]:
         if not self._per_location:
-            return list(self._stock.values())  # a product's topic holds that product's stock alone
+            return self._stock.values()  # a product's topic holds that product's stock alone
         entry = self._stock.get(f"stock:{product_id}:{self._topic.id}")
-        return [] if entry is None else [entry]
+        return () if entry is None else (entry,)
 
     def _availability_item(self, product_id: str, shown: _Shown) -> Item:
         key = f"availability:{product_id}"

@@ -6,15 +6,17 @@ answers, positions and items into payloads (WebSocket text, without the frame's 
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from protocol.errors import ProtocolError
 from protocol.items import Item
 from protocol.messages import ClientMessage, SessionLimits
 
-__all__ = ["MAX_PAYLOAD_BYTES", "Dialect"]
+__all__ = ["DELTA_ITEMS_BYTES", "MAX_PAYLOAD_BYTES", "Dialect"]
 
-MAX_PAYLOAD_BYTES = 65_536
+MAX_PAYLOAD_BYTES: Final = 65_536
+# What one delta holds of items, a byte added to each body for the comma: the rest is for the head.
+DELTA_ITEMS_BYTES: Final = 63 * 1024
 
 
 class Dialect(Protocol):
@@ -62,6 +64,7 @@ class Dialect(Protocol):
         """Payloads of at most MAX_PAYLOAD_BYTES, for every subscriber of the view alike; none for no items.
 
         All but the last carry `previous_seq`: a copy that has applied only some of them is not at `seq`.
+        Items within DELTA_ITEMS_BYTES are one payload.
         """
 
     def snapshot_head(self, id: str | None) -> bytes:  # noqa: A002 - the wire's own name

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from protocol.dialects import MAX_PAYLOAD_BYTES
+from protocol.dialects import DELTA_ITEMS_BYTES, MAX_PAYLOAD_BYTES
 from protocol.errors import ProtocolError
 from protocol.items import Item
 from protocol.messages import ClientMessage, SessionLimits
@@ -20,7 +20,7 @@ _SNAPSHOT: Final = b'{"type":"snapshot",'
 _HEAD_ROOM: Final = len(_SNAPSHOT) + len(b'"id":,') + 2 + 64 * 6
 # `"topic":"location:<64>","epoch":"<64 escaped>","seq":<16>,"part":<10>,"last":false,"items":[]}` and commas.
 _FRAME_ROOM: Final = 640
-_ITEMS_ROOM: Final = MAX_PAYLOAD_BYTES - _HEAD_ROOM - _FRAME_ROOM
+_SNAPSHOT_ITEMS_BYTES: Final = MAX_PAYLOAD_BYTES - _HEAD_ROOM - _FRAME_ROOM
 
 
 class InventoryV1:
@@ -99,7 +99,7 @@ class InventoryV1:
     def deltas(
         self, topic: str, epoch: str, previous_seq: int, seq: int, items: Iterable[Item]
     ) -> list[bytes]:
-        groups = [[item.body for item in group] for group in _groups(items)]
+        groups = [[item.body for item in group] for group in _groups(items, DELTA_ITEMS_BYTES)]
         prefix = b'{"type":"delta",%s,"seq":' % _name(topic, epoch)
         payloads = [b'%s%d,"items":[%s]}' % (prefix, previous_seq, b",".join(group)) for group in groups[:-1]]
         payloads += [b'%s%d,"items":[%s]}' % (prefix, seq, b",".join(group)) for group in groups[-1:]]
@@ -116,7 +116,7 @@ class InventoryV1:
         ]
 
     def snapshot_groups(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        return _groups(item for item in items if not item.deleted)
+        return _groups((item for item in items if not item.deleted), _SNAPSHOT_ITEMS_BYTES)
 
     def snapshot_tail(
         self, topic: str, epoch: str, seq: int, part: int, last: bool, items: Iterable[Item]
@@ -141,15 +141,15 @@ def _name(topic: str, epoch: str) -> bytes:
     return b'"topic":%s,"epoch":%s' % (orjson.dumps(topic), orjson.dumps(epoch))
 
 
-def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Cuts items into runs whose joined bodies leave room for everything around them."""
+def _groups(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
+    """Cuts items into runs whose bodies, a byte added to each for the comma, are within `limit` bytes."""
     group: list[Item] = []
-    room = _ITEMS_ROOM
+    room = limit
     for item in items:
         size = len(item.body) + 1
         if size > room and group:
             yield group
-            group, room = [], _ITEMS_ROOM
+            group, room = [], limit
         group.append(item)
         room -= size
     if group:

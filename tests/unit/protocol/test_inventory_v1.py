@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.dialects import MAX_PAYLOAD_BYTES, Dialect
+from protocol.dialects import DELTA_ITEMS_BYTES, MAX_PAYLOAD_BYTES, Dialect
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import MAX_BODY_BYTES, Item, tombstone
@@ -134,6 +134,15 @@ class TestDeltas:
         assert [part["seq"] for part in decoded] == [HIGHEST - 1] * (len(decoded) - 1) + [HIGHEST] * bool(
             decoded
         )
+
+    def test_one_holds_as_much_as_the_dialect_promises(self) -> None:
+        items = [of_size(1, MAX_BODY_BYTES - 400)]
+        items.append(of_size(2, DELTA_ITEMS_BYTES - len(items[0].body) - len(of_size(2, 0).body) - 2))
+        assert sum(len(item.body) + 1 for item in items) == DELTA_ITEMS_BYTES
+        (payload,) = DIALECT.deltas(LONGEST_TOPIC, LONGEST_EPOCH, HIGHEST - 1, HIGHEST, items)
+        assert len(payload) <= MAX_PAYLOAD_BYTES
+        items[1] = of_size(2, len(json.loads(items[1].body)["name"]) + 1)
+        assert len(DIALECT.deltas(LONGEST_TOPIC, LONGEST_EPOCH, HIGHEST - 1, HIGHEST, items)) == 2
 
     def test_are_cut_no_more_than_needed(self) -> None:
         items = [of_size(number, 1_000) for number in range(100)]

@@ -199,6 +199,12 @@ class TestChanges:
         view.load([product("B", 1)])
         assert [item.key for item in view.snapshot()] == ["product:B"]
 
+    def test_a_large_load_can_be_done_in_steps(self) -> None:
+        items = [product(f"P{n}", n) for n in range(6)] + [stock(f"P{n}", "L", n, n) for n in range(6)]
+        view = PublicView(parse_topic("location:L"), DEFAULT_LOW)
+        assert len(list(view.load_steps(items, step=4))) == 3 + 1
+        assert view.snapshot() == view_of("location:L", *items).snapshot()
+
 
 def test_a_vendor_has_no_public_view() -> None:
     with pytest.raises(ValueError, match="vendor:V"):
