@@ -137,7 +137,7 @@ class Supervisor:
                 process.kill()
             del self._running[link.number]
             with suppress(FileNotFoundError):
-                os.unlink(link.ops_path)  # noqa: PTH108 - nothing to wait for, in a directory of ours
+                os.unlink(link.ops_path)  # noqa: PTH108 - in a directory of ours
 
     async def _end(self, process: Process, number: int) -> None:
         process.terminate()
@@ -164,9 +164,9 @@ async def _ended(process: Process) -> None:
 async def supervise(
     settings: Settings, clients: socket.socket, ops: socket.socket, command: Sequence[str]
 ) -> int:
-    """`serve --workers N` in the parent: waits for the servers, then keeps the workers. Returns the exit code.
+    """`serve --workers N` in the parent: waits for the servers, then keeps the workers.
 
-    Raises StartRefused: no worker is started then.
+    Returns the exit code. Raises StartRefused: no worker is started then.
     """
     stop = stop_signal()
     startup = Startup(settings)
