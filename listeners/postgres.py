@@ -26,6 +26,7 @@ __all__ = [
     "create_pool",
     "probe",
     "redact_dsn",
+    "set_deadlines",
 ]
 
 MINIMUM_VERSION: Final = 14
@@ -63,10 +64,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *args: Any) -> None:
         super().__init__(protocol, transport, *args)
-        _set_deadlines(transport.get_extra_info("socket"))
+        set_deadlines(transport.get_extra_info("socket"))
 
 
-def _set_deadlines(link: Any) -> None:
+def set_deadlines(link: Any) -> None:
     if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
         return  # a Unix socket has no peer that vanishes silently
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

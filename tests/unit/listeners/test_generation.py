@@ -1,0 +1,28 @@
+import dataclasses
+
+import pytest
+
+from listeners.generation import Identity
+
+IDENTITY = Identity(system="7/5", timeline="00000001", alive="a@7/5", losses="1false", nonce="n", redis="r,s")
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Identity)])
+def test_whatever_changes_makes_another_generation(field: str) -> None:
+    changed = dataclasses.replace(IDENTITY, **{field: "x"})
+    assert changed.generation != IDENTITY.generation
+
+
+def test_the_same_identity_is_the_same_generation() -> None:
+    assert dataclasses.replace(IDENTITY).generation == IDENTITY.generation
+
+
+def test_parts_do_not_run_into_each_other() -> None:
+    one = dataclasses.replace(IDENTITY, alive="ab", losses="c")
+    other = dataclasses.replace(IDENTITY, alive="a", losses="bc")
+    assert one.generation != other.generation
+
+
+def test_it_fits_into_a_line_of_the_bus() -> None:
+    assert IDENTITY.generation.isalnum()
+    assert len(IDENTITY.generation) == 16
