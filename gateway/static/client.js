@@ -425,34 +425,31 @@ class Client {
   #snapshot(topic, message) {
     if (message.id !== undefined && message.id !== topic.request) return;
     if (message.part === 1) {
-      topic.complete = false;
-      topic.next = topic.items.size ? { items: new Map(), gone: new Map() } : topic;
-      topic.gone = topic.next === topic ? new Map() : topic.gone;
+      const shows = !topic.complete || !topic.items.size;
+      if (shows) for (const [key, item] of topic.items) this.#note(topic, key, item);
+      if (shows) topic.items = new Map();
+      topic.complete &&= !shows;
+      topic.next = { items: shows ? topic.items : new Map(), gone: new Map() };
       this.#setTopic(topic, "waiting");
     } else if (!topic.next) return;
-    topic.epoch = message.epoch;
-    topic.seq = message.seq;
-    if (topic.next === topic) this.#take(topic, message.items);
-    else {
-      this.stats.items += message.items.length;
-      take(topic.next, message.items);
-    }
-    if (message.last) this.#complete(topic);
+    const shows = topic.next.items === topic.items;
+    this.stats.items += message.items.length;
+    take(topic.next, message.items, shows ? (key, previous) => this.#note(topic, key, previous) : undefined);
+    if (message.last) this.#complete(topic, message);
   }
 
-  #complete(topic) {
-    const { items, next } = topic;
-    if (next !== topic) {
-      for (const [key, { version }] of next.items)
-        if (items.get(key)?.version !== version) this.#note(topic, key, items.get(key));
-      for (const [key, item] of items) if (!next.items.has(key)) this.#note(topic, key, item);
-      ({ items: topic.items, gone: topic.gone } = next);
+  #complete(topic, { epoch, seq }) {
+    const { items: before } = topic;
+    const { items, gone } = topic.next;
+    if (items !== before) {
+      for (const [key, { version }] of items)
+        if (before.get(key)?.version !== version) this.#note(topic, key, before.get(key));
+      for (const [key, item] of before) if (!items.has(key)) this.#note(topic, key, item);
     }
+    Object.assign(topic, { items, gone, epoch, seq, next: null, complete: true });
+    topic.exact = topic.view === "exact" || some(items.values(), (item) => item.kind === "stock");
     this.#batch(topic).reset = true;
     this.#emitChanges(); // before `live` is told, all that led there
-    topic.next = null;
-    topic.complete = true;
-    topic.exact = topic.view === "exact" || [...topic.items.values()].some((item) => item.kind === "stock");
     this.stats.snapshots += 1;
     this.#setTopic(topic, "live");
   }
@@ -683,6 +680,11 @@ class Client {
     };
     this.#timers.set(name, this.#options.setTimeout(run, Math.min(Math.max(ms, 0), LONGEST_TIMER_MS)));
   }
+}
+
+function some(values, test) {
+  for (const value of values) if (test(value)) return true;
+  return false;
 }
 
 function bytes(text) {

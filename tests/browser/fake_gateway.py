@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -67,8 +68,10 @@ class FakeConnection:
         self.subprotocols = [p.strip() for p in socket.request.headers["Sec-WebSocket-Protocol"].split(",")]
 
     async def send(self, message: JSON) -> None:
+        """To a connection that is gone, nothing: its client will be back for all of it."""
         if not self.muted:
-            await self.socket.send(json.dumps(message))
+            with suppress(ConnectionClosed):
+                await self.socket.send(json.dumps(message))
 
     def abort(self) -> None:
         """The connection is lost: no closing handshake, the client sees 1006."""
@@ -111,7 +114,8 @@ class FakeConnection:
                 )
             case "subscribe":
                 for topic in message["topics"]:
-                    await self._subscribe(topic, message)
+                    async with self.gateway.turn:
+                        await self._subscribe(topic, message)
             case "unsubscribe":
                 for topic in message["topics"]:
                     self.views.pop(topic, None)
@@ -168,6 +172,7 @@ class FakeGateway:
         self.stale_since: str | None = None
         self.page: JSON | None = None
         self.greet: Callable[[FakeConnection], Awaitable[bool]] | None = None  # False: turned away
+        self.turn = asyncio.Lock()  # no change slips in between a snapshot and the subscription it begins
         self._server: Server | None = None
         self.port = 0
 
@@ -217,15 +222,16 @@ class FakeGateway:
 
     async def publish(self, name: str, *items: JSON) -> None:
         """A change of one topic, to everybody who is subscribed to it."""
-        topic = self.topic(name)
-        changed = topic.apply(items)
-        for connection in list(self.connections):
-            view = connection.views.get(name)
-            if view == "exact":
-                await connection.delta(name, topic, topic.seq, changed)
-            elif view == "public":
-                visible = public_items(name, topic.items.values())
-                await connection.delta(name, topic, topic.seq, visible)
+        async with self.turn:
+            topic = self.topic(name)
+            changed = topic.apply(items)
+            for connection in list(self.connections):
+                view = connection.views.get(name)
+                if view == "exact":
+                    await connection.delta(name, topic, topic.seq, changed)
+                elif view == "public":
+                    visible = public_items(name, topic.items.values())
+                    await connection.delta(name, topic, topic.seq, visible)
 
     async def change(self, *items: JSON) -> None:
         """A change of stock or product items, in every topic that holds them."""
@@ -240,10 +246,11 @@ class FakeGateway:
                 await self.publish(name, item)
 
     async def new_epoch(self, name: str, epoch: str, items: Iterable[JSON]) -> None:
-        self.topics[name] = FakeTopic(epoch, 0, {item_key(item): item for item in items})
-        for connection in list(self.connections):
-            if name in connection.views:
-                await connection.snapshot(name, connection.views[name])
+        async with self.turn:
+            self.topics[name] = FakeTopic(epoch, 0, {item_key(item): item for item in items})
+            for connection in list(self.connections):
+                if name in connection.views:
+                    await connection.snapshot(name, connection.views[name])
 
     async def _handle(self, socket: ServerConnection) -> None:
         self.handshakes += 1

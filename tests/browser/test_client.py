@@ -1,5 +1,7 @@
 import asyncio
 import base64
+import random
+import time
 from typing import Any
 
 import pytest
@@ -281,6 +283,22 @@ class TestComingBack:
         await client.wait_equal("location:L1")
         assert "resume" not in gateway.asked("subscribe")[-1]
 
+    async def test_a_replacement_that_was_cut_off_leaves_the_copy_before_it(
+        self, client: ClientPage, gateway: FakeGateway
+    ) -> None:
+        hold(gateway, "location:L1", *shelves(600, version=9))
+        await client.open("location:L1")
+        await client.wait_equal("location:L1")
+        gateway.parts_before_silence = 1
+        await gateway.new_epoch("location:L1", "e2", shelves(600, version=2))
+        await eventually(lambda: client.js("client.topics.get('location:L1').state === 'waiting'"))
+        assert await client.js("client.topics.get('location:L1').epoch") == "e1"
+        assert {item["version"] for item in (await client.items("location:L1")).values()} == {9}
+        gateway.parts_before_silence = 100
+        gateway.abort()
+        await client.wait_equal("location:L1")
+        assert gateway.asked("subscribe")[-1]["resume"]["location:L1"]["epoch"] == "e1"
+
     async def test_a_public_copy_is_never_resumed(self, client: ClientPage, gateway: FakeGateway) -> None:
         hold(gateway, "product:A", product("A"), stock("A", "L1", 2, 4))
         await client.open("product:A", view="public")
@@ -512,6 +530,38 @@ class TestTrust:
         await client.wait_live("product:A")
         await gateway.publish("product:A", stock("A", "L1", 5, 1))
         await client.wait_equal("product:A")
+
+
+async def test_a_long_trouble_ends_with_equal_copies(client: ClientPage, gateway: FakeGateway) -> None:
+    """Changes, deletions, lost connections and new epochs in any order; no version falls within an epoch."""
+    chance = random.Random(3)
+    names = [f"product:{number}" for number in range(30)]
+    await client.open(*names, batchMs=4)
+    version, alive = 0, time.monotonic() + 4
+    while time.monotonic() < alive:
+        version += 1
+        name = chance.choice(names)
+        item = stock(name[8:], chance.choice("abcdef"), version, version)
+        match chance.randrange(100):
+            case 0:
+                gateway.abort()
+            case 1:
+                await gateway.close(1012)
+            case 2 | 3:
+                held = chance.sample(
+                    list(gateway.topic(name).items.values()), k=len(gateway.topic(name).items) // 2
+                )
+                await gateway.new_epoch(name, f"epoch-{version}", [one | {"version": 1} for one in held])
+            case number if number < 20:
+                await gateway.publish(name, item | {"deleted": True})
+            case _:
+                await gateway.publish(name, item)
+        await asyncio.sleep(0.002)
+    for name in names:
+        await client.wait_equal(name)
+    assert await client.js("versionsFellBack") == []
+    assert gateway.handshakes > 3
+    assert await client.js("client.stats.resumed") > 0
 
 
 class TestSize:
