@@ -10,7 +10,7 @@ from listeners.backoff import Backoff
 from listeners.bus import BusListener, BusStatistics, Subscriptions, UnexpectedConfirmation
 from listeners.errors import Refused
 from listeners.keys import Keys
-from listeners.redis_client import Link, classified, make_links
+from listeners.redis_client import Link, cancellable, classified, make_links
 from protocol.envelope import MalformedEnvelope, decode_envelope
 
 __all__ = ["RedisBus"]
@@ -60,7 +60,8 @@ class _Reader:
 
     async def connect(self) -> None:
         try:
-            await self._connection.connect()  # type: ignore[no-untyped-call]  # a gap of redis-py
+            with cancellable():
+                await self._connection.connect()  # type: ignore[no-untyped-call]  # a gap of redis-py
         except _CONNECTION_ERRORS as error:
             raise _loss(error) from error
 
@@ -69,7 +70,8 @@ class _Reader:
 
     async def send(self, word: str, channels: Sequence[str] = ()) -> None:
         try:
-            await self._connection.send_command(word, *channels)
+            with cancellable():
+                await self._connection.send_command(word, *channels)
         except _CONNECTION_ERRORS as error:
             raise _loss(error) from error
 
@@ -195,7 +197,8 @@ class RedisBus:
 
     async def _links(self) -> list[Link]:
         try:
-            return await make_links(self._url, timeout_s=self._probe_timeout_s)
+            with cancellable():
+                return await make_links(self._url, timeout_s=self._probe_timeout_s)
         except _CONNECTION_ERRORS as error:
             raise _loss(error) from error
 

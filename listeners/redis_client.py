@@ -1,5 +1,6 @@
 """How redis-py is set up here, and what its errors mean."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from listeners.keys import BUCKETS, hash_tag
 __all__ = [
     "AnyRedis",
     "Link",
+    "cancellable",
     "check_server",
     "classified",
     "connect_redis",
@@ -161,10 +163,30 @@ def _classified_reply(text: str) -> ListenersError | None:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raises Unavailable or Refused for what redis-py raises inside."""
+def cancellable() -> Iterator[None]:
+    """Around whatever sends with redis-py: no cancellation is lost inside.
+
+    redis-py sends with asyncio.wait_for, which before Python 3.12 returns as if nothing had happened when it
+    is cancelled in the moment its work ends (bpo-37658). The task would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
+    except Exception:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises Unavailable or Refused for what redis-py raises inside; loses no cancellation."""
+    try:
+        with cancellable():
+            yield
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
         ours = classified(error)
         if ours is None:
