@@ -1,6 +1,6 @@
 /** Puts the page together: settings, one connection, two views, the strip. `gateway` in the console is the client. */
 
-import { connect } from "../client.js";
+import { connect } from "./client.js";
 import { setData, setText } from "./dom.js";
 import { clock } from "./format.js";
 import { loadSettings } from "./settings.js";

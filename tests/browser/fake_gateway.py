@@ -270,9 +270,8 @@ class FakeGateway:
             return None
         if path == "/page.json" and self.page is not None:
             return _response(HTTPStatus.OK, json.dumps(self.page).encode(), "application/json")
-        names = {"/": "index.html", "/client.js": "client.js"}
-        file = STATIC / names.get(path, path.removeprefix("/static/"))
-        if (path in names or path.startswith("/static/")) and file.is_file():
+        file = STATIC / (path.removeprefix("/") or "index.html")
+        if file.parent == STATIC and file.is_file():
             return _response(HTTPStatus.OK, file.read_bytes(), TYPES.get(file.suffix, "text/plain"))
         if path == "/elsewhere":  # a page of another site, which has its own policy
             return _response(HTTPStatus.OK, b"<!doctype html><title>a shop</title>", "text/html", policy=None)
