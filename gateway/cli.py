@@ -7,12 +7,13 @@ from importlib.metadata import version
 from typing import Any, Final, NoReturn, cast
 
 from gateway.commands import CommandModule
-from gateway.errors import GatewayError, SettingsError
+from gateway.errors import CommandFailed, GatewayError
 from gateway.redact import redact
 from listeners.errors import ListenersError
 
 __all__ = ["run_command"]
 
+_OURS: Final = ("gateway", "listeners", "protocol")
 PROGRAM: Final = "inventory-gateway"
 
 # In the order of the help. A command's module is imported only when it is run.
@@ -88,7 +89,10 @@ def _load(name: str) -> CommandModule:
     try:
         module: Any = importlib.import_module(f"gateway.commands.{name}")
     except ModuleNotFoundError as error:
-        raise SettingsError(f"`{name}` needs the package {error.name}, which is not installed") from error
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        raise CommandFailed(f"`{name}` needs the package {package}, which is not installed") from error
     return cast("CommandModule", module)
 
 

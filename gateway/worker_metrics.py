@@ -13,7 +13,7 @@ def merge_expositions(expositions: Mapping[str, str]) -> str:
     """`expositions` by worker, in Prometheus' text format, which wants a family's lines together."""
     families: dict[str, list[str]] = {}
     for worker, text in expositions.items():
-        family: list[str] = []
+        family = families.setdefault("", [])  # of samples that nothing describes
         for line in text.splitlines():
             if line.startswith("#"):
                 family = _family(families, line)

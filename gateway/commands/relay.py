@@ -4,7 +4,6 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from gateway.app import make_relay, open_store
 from gateway.commands import run_async, run_until, stop_signal
 from gateway.config import Settings, load_settings
 from gateway.http.ops import make_ops_app
@@ -66,6 +65,8 @@ async def _relay(settings: Settings, startup: Startup, *, with_ops: bool) -> int
 
 
 async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
+    from gateway.app import make_relay, open_store
+
     async with open_store(settings) as store:
         relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))
