@@ -80,7 +80,7 @@ class TestInstalled:
     """The wheel's files alone, away from the tree."""
 
     def test_they_are_what_is_run(self, installed: Path, tmp_path: Path) -> None:
-        code = "import gateway, listeners, protocol as p; print(gateway.__file__, listeners.__file__, p.__file__)"
+        code = "import gateway as g, listeners as l, protocol as p; print(g.__file__, l.__file__, p.__file__)"
         places = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).split()
         assert all(Path(place).is_relative_to(installed) for place in places)
 
