@@ -16,7 +16,7 @@ from listeners.capture_sql import (
 from listeners.errors import SourceError
 from listeners.postgres import LOCK_ATTACH
 from listeners.source_sql import is_number, quote_identifier, quote_literal, table_name
-from listeners.sources import VERSION_COLUMN, Column, KeyType, Source
+from listeners.sources import VERSION_COLUMN, Column, KeyType, Shape, Source
 from listeners.sql import queries
 
 __all__ = ["AttachRefused", "Registered", "attach", "attached", "detach", "registered"]
@@ -287,10 +287,18 @@ def _unfit_version(source: Source, columns: dict[str, Any]) -> str | None:
 
 
 def _resolve(source: Source, table: _Table) -> Source:
-    key_types = {
-        field: _KEY_TYPES[table.columns[mapping.column]["type"]]
-        for field in ("product_id", "location_id", "vendor_id")
-        if isinstance(mapping := source.columns.get(field), Column)
-    }
-    generated = tuple(name for name, column in table.columns.items() if column["generated"])
-    return source.model_copy(update={"key_types": key_types, "generated": generated})
+    columns = table.columns.values()
+    ours = (*source.mapped_columns, source.version_column)
+    generated = tuple(column["name"] for column in columns if column["generated"])
+    shape = Shape(
+        key_types={
+            field: _KEY_TYPES[table.columns[mapping.column]["type"]]
+            for field in ("product_id", "location_id", "vendor_id")
+            if isinstance(mapping := source.columns.get(field), Column)
+        },
+        not_null=tuple(name for name in source.mapped_columns if table.columns[name]["not_null"]),
+        generated=generated,
+        unmapped=tuple(name for name in table.columns if name not in ours and name not in generated),
+        domains=tuple(column["name"] for column in columns if column["is_domain"]),
+    )
+    return source.model_copy(update={"shape": shape})

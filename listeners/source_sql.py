@@ -1,26 +1,29 @@
 from collections.abc import Sequence
 from typing import Final
 
-from listeners.sources import Column, Constant, Source
+from listeners.sources import FIELDS, Column, Constant, Source
 from listeners.sql import queries
 from protocol.topics import TopicKind
 
 __all__ = [
+    "active_of",
     "at_key",
     "feeding",
-    "function_name",
     "is_number",
-    "item_function",
+    "item_of",
     "key_parameter",
     "quote_identifier",
     "quote_literal",
     "read_sql",
+    "rows_of",
     "same_key",
     "table_name",
     "text_of",
+    "union",
     "version_of",
 ]
 
+_SOURCE: Final = queries("source")
 _LOG: Final = queries("change_log")
 
 _INTEGERS: Final = {
@@ -52,15 +55,6 @@ def table_name(source: Source) -> str:
     return f"{quote_identifier(source.schema_name)}.{quote_identifier(source.table)}"
 
 
-def function_name(kind: str, source: Source) -> str:
-    return f"gateway.{quote_identifier(f'{kind}_{source.name}')}"
-
-
-def item_function(source: Source) -> str:
-    """What turns a row of the source, as jsonb, into the fields of an item: for triggers and loads alike."""
-    return function_name("item", source)
-
-
 def key_parameter(source: Source, field: str, text: str) -> str:
     """An expression that casts `text` to the type of a key column, or to null if it is no such value.
 
@@ -81,7 +75,7 @@ def key_parameter(source: Source, field: str, text: str) -> str:
 
 
 def text_of(source: Source, field: str, alias: str = "t") -> str:
-    """A key of the row `alias`, as text."""
+    """A key of the table's row `alias`, as text."""
     mapping = source.columns[field]
     if isinstance(mapping, Constant):
         return f"{quote_literal(mapping.value)}::text"
@@ -89,32 +83,126 @@ def text_of(source: Source, field: str, alias: str = "t") -> str:
 
 
 def at_key(source: Source, field: str, text: str, alias: str = "t") -> str:
-    """The condition that a key of the row `alias` is `text`, in exactly this spelling."""
+    """The condition that a key of the table's row `alias` is `text`, in exactly this spelling."""
     exact = f"{text_of(source, field, alias)} = {text}"
     mapping = source.columns[field]
-    if isinstance(mapping, Constant):
+    if isinstance(mapping, Constant) or source.key_type(field) == "text":
         return exact
     column = f"{alias}.{quote_identifier(mapping.column)}"
-    if source.key_type(field) == "text":
-        return f"{column} = {text}"
     return f"{column} = {key_parameter(source, field, text)} AND {exact}"
 
 
 def same_key(one: Source, alias: str, other: Source, other_alias: str, field: str) -> str:
-    """The condition that two rows of two sources have the same key, in a form that lets indexes be used."""
+    """The condition that rows of two tables have the same key, in a form that lets indexes be used."""
     mine, theirs = one.columns[field], other.columns[field]
-    if (
-        isinstance(mine, Column)
-        and isinstance(theirs, Column)
-        and one.key_type(field) == other.key_type(field)
-    ):
+    same_type = one.key_type(field) == other.key_type(field)
+    if same_type and isinstance(mine, Column) and isinstance(theirs, Column):
         return f"{alias}.{quote_identifier(mine.column)} = {other_alias}.{quote_identifier(theirs.column)}"
     return at_key(one, field, text_of(other, field, other_alias), alias)
 
 
-def version_of(source: Source, row: str) -> str:
-    """The version in `row`, a jsonb; 0 should the column be gone."""
-    return f"coalesce(({row} ->> {quote_literal(source.version_column or '')})::bigint, 0)"
+def rows_of(source: Source, relation: str, *, where: str = "", extra: str = "") -> str:
+    """A select of the source's rows with the columns renamed to fields, plus `here` (true) and `version`.
+
+    `relation` is the table or a transition table; `where` and `extra` (more columns) see its row as `t`.
+    """
+    columns = [
+        (field, mapping.column)
+        for field in FIELDS[source.kind]
+        if isinstance(mapping := source.columns.get(field), Column)
+    ]
+    if source.version_column is not None:
+        columns.append(("version", source.version_column))
+    missing = dict.fromkeys(f"NULL::text AS {quote_identifier(column)}" for _, column in columns)
+    return _SOURCE["rows"].format(
+        missing=", ".join(missing),
+        fields=", ".join(f"{quote_identifier(column)} AS {field}" for field, column in columns),
+        relation=relation,
+        where=f"WHERE {where}" if where else "",
+        extra=f", {extra}" if extra else "",
+    )
+
+
+def item_of(source: Source, alias: str) -> str:
+    """The item of a row of `rows_of`, as jsonb: one truth for the triggers and the loads."""
+    pairs = [f"{quote_literal(field)}, {_field(source, field, alias)}" for field in FIELDS[source.kind]]
+    return f"jsonb_build_object({', '.join(pairs)})"
+
+
+def version_of(source: Source, alias: str) -> str:
+    """The version of a row of `rows_of`; 0 should the column be gone."""
+    return "0::bigint" if source.version_column is None else f"coalesce({alias}.version::bigint, 0)"
+
+
+def active_of(source: Source, alias: str) -> str:
+    """Whether the location of a row of `rows_of` is active; unknown counts as active."""
+    return f"{_text(source.columns['active'], 'active', alias)} IS DISTINCT FROM 'false'"
+
+
+def _field(source: Source, field: str, alias: str) -> str:
+    mapping = source.columns.get(field)
+    if field == "active":
+        return active_of(source, alias)
+    if mapping is None:
+        return _missing(source, field, alias)
+    if not is_number(field):
+        return f"{alias}.updated_at" if field == "updated_at" else _text(mapping, field, alias)
+    if isinstance(mapping, Constant):
+        return quote_literal(mapping.value)
+    if mapping.scale is None and (field == "low_stock_at" or mapping.column in source.shape.not_null):
+        return f"{alias}.{field}"
+    number = _number(mapping, field, alias)
+    return number if field == "low_stock_at" else f"coalesce({number}, '0')"
+
+
+def _text(mapping: Column | Constant, field: str, alias: str) -> str:
+    if isinstance(mapping, Constant):
+        return f"{quote_literal(mapping.value)}::text"
+    text = f"{alias}.{field}::text"
+    if not mapping.words:
+        return text
+    cases = (
+        f"WHEN {quote_literal(old)} THEN {quote_literal(new)}" for old, new in sorted(mapping.words.items())
+    )
+    return f"CASE {text} {' '.join(cases)} ELSE {text} END"
+
+
+def _number(mapping: Column, field: str, alias: str) -> str:
+    """As jsonb, whatever type the column has by now: no cast may fail a writer."""
+    raw = f"to_jsonb({alias}.{field})"
+    if mapping.scale is None:
+        return raw
+    scaled = f"to_jsonb(round(gateway.number({raw}) * {mapping.scale}))"
+    return f"CASE jsonb_typeof({raw}) WHEN 'number' THEN {scaled} ELSE {raw} END"
+
+
+def _missing(source: Source, field: str, alias: str) -> str:
+    """What a field is worth that the source does not map."""
+    if field in ("available", "on_hand"):
+        sign, start = (" - ", "on_hand") if field == "available" else (" + ", "available")
+        parts = [start, *("reserved", "damaged", "safety_stock")]
+        return sign.join(_summand(source, part, alias) for part in parts if part in source.columns)
+    if field == "low_stock_at":
+        return "NULL::bigint"
+    if field in _INTEGERS:
+        return "0"
+    return "'published'" if field == "status" else "NULL::text"
+
+
+def _summand(source: Source, field: str, alias: str) -> str:
+    mapping = source.columns[field]
+    if isinstance(mapping, Constant):
+        return quote_literal(mapping.value)
+    return f"gateway.number({_number(mapping, field, alias)})"
+
+
+def feeding(sources: Sequence[Source], kind: str, topics: TopicKind) -> list[Source]:
+    """The sources of a kind that feed topics of a kind."""
+    return [source for source in sources if source.kind == kind and topics in source.topics]
+
+
+def union(selects: Sequence[str]) -> str:
+    return "\nUNION ALL\n".join(selects)
 
 
 def read_sql(sources: Sequence[Source]) -> str:
@@ -125,18 +213,12 @@ def read_sql(sources: Sequence[Source]) -> str:
     """
     return _LOG["read"].format(
         kind=_kind(sources),
-        unseen=_UNSEEN,
         locations=_locations(sources),
         product=_product(sources),
         location_active=_location_active(sources),
     )
 
 
-# Compared with an OR, the two ranges of the index are one bitmap per leaf; see tests for the plan.
-_UNSEEN: Final = (
-    "c.xid >= pg_snapshot_xmax($1::text::pg_snapshot)"
-    " OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))"
-)
 _PRODUCT_ID: Final = "(l.item ->> 'product_id')"
 _LOCATION_ID: Final = "(l.item ->> 'location_id')"
 
@@ -155,40 +237,38 @@ def _locations(sources: Sequence[Source]) -> str:
         )
         for source in feeding(sources, "stock", TopicKind.LOCATION)
     ]
-    return f"CASE WHEN l.kind = 'product' THEN ARRAY({_union(selects)}) END" if selects else "NULL::text[]"
+    return f"CASE WHEN l.kind = 'product' THEN ARRAY({union(selects)}) END" if selects else "NULL::text[]"
 
 
 def _product(sources: Sequence[Source]) -> str:
     selects = [
         _LOG["product_of_stock"].format(
-            item_function=item_function(source),
-            version=version_of(source, "x.r"),
-            table=table_name(source),
-            condition=at_key(source, "product_id", _PRODUCT_ID),
+            item=item_of(source, "n"),
+            version=version_of(source, "n"),
+            rows=rows_of(
+                source,
+                table_name(source),
+                where=f"{_LOG['came_into_a_topic']} AND {at_key(source, 'product_id', _PRODUCT_ID)}",
+            ),
         )
         for source in feeding(sources, "product", TopicKind.LOCATION)
     ]
-    return _union(selects) or _LOG["no_product"]
+    return union(selects) or _LOG["no_product"]
 
 
 def _location_active(sources: Sequence[Source]) -> str:
+    active = active_lookup(sources, _LOCATION_ID)
+    return f"CASE WHEN l.kind = 'stock' THEN {active} END"
+
+
+def active_lookup(sources: Sequence[Source], location_id: str) -> str:
+    """Whether the location of that id (a text) is active, as a scalar; true where nobody knows it."""
     selects = [
-        _LOG["active_of_stock"].format(
-            item_function=item_function(source),
-            table=table_name(source),
-            condition=at_key(source, "location_id", _LOCATION_ID),
+        _SOURCE["active"].format(
+            active=active_of(source, "n"),
+            rows=rows_of(source, table_name(source), where=at_key(source, "location_id", location_id)),
         )
         for source in sources
         if source.kind == "location"
     ]
-    found = f"({_union(selects)} LIMIT 1) IS DISTINCT FROM 'false'" if selects else "true"
-    return f"CASE WHEN l.kind = 'stock' THEN {found} END"
-
-
-def feeding(sources: Sequence[Source], kind: str, topics: TopicKind) -> list[Source]:
-    """The sources of a kind that feed topics of a kind."""
-    return [source for source in sources if source.kind == kind and topics in source.topics]
-
-
-def _union(selects: Sequence[str]) -> str:
-    return "\nUNION ALL\n".join(selects)
+    return f"coalesce(({union(selects)} LIMIT 1), true)" if selects else "true"

@@ -24,6 +24,7 @@ __all__ = [
     "Constant",
     "KeyType",
     "Kind",
+    "Shape",
     "Source",
     "default_sources",
     "load_source_file",
@@ -89,6 +90,16 @@ class Column(_Strict):
     words: Mapping[str, str] | None = None
 
 
+class Shape(_Strict):
+    """What attach has found out about the table. Until then keys are taken for text."""
+
+    key_types: Mapping[str, KeyType] = Field(default_factory=dict)  # by field
+    not_null: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
+    unmapped: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()  # columns whose type is a domain: setting them to null may be refused
+
+
 def _column_or_constant(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
@@ -109,10 +120,7 @@ class Source(_Strict):
     topics: tuple[TopicKind, ...] = tuple(TopicKind)
     version_column: Identifier | None = None
     stamp_updated_at: bool = False
-    key_types: Mapping[str, KeyType] = Field(default_factory=dict)
-    """By field; found out when the table is attached, `text` until then."""
-    generated: tuple[str, ...] = ()
-    """The generated columns of the table; found out when it is attached."""
+    shape: Shape = Shape()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -184,7 +192,7 @@ class Source(_Strict):
         return tuple(dict.fromkeys(mapping.column for mapping in mappings if isinstance(mapping, Column)))
 
     def key_type(self, field: str) -> KeyType:
-        return self.key_types.get(field, "text")
+        return self.shape.key_types.get(field, "text")
 
 
 def load_source_file(path: Path | str) -> list[Source]:

@@ -23,8 +23,9 @@ WHERE n.nspname = $1 AND c.relname = $2;
 SELECT
     a.attname::text AS name,
     t.typname::text AS type,
-    t.typtype::text AS typtype,
+    a.attnotnull AS not_null,
     a.attgenerated::text AS generated,
+    EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd') AS is_domain,
     pg_catalog.col_description(a.attrelid, a.attnum) AS comment
 FROM pg_catalog.pg_attribute a
 JOIN LATERAL (
@@ -34,7 +35,7 @@ JOIN LATERAL (
         SELECT y.oid, y.typname, y.typtype, y.typbasetype
         FROM pg_catalog.pg_type y JOIN base ON base.typtype = 'd' AND y.oid = base.typbasetype
     )
-    SELECT base.typname, base.typtype FROM base WHERE base.typtype <> 'd'
+    SELECT base.typname FROM base WHERE base.typtype <> 'd'
 ) t ON true
 WHERE a.attrelid = $1::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;

@@ -1,8 +1,10 @@
 The relay's one statement. Names in braces are filled in by listeners/source_sql.py from the attached sources.
 
 -- name: read
--- What is visible now and was not in the snapshot $1, by id, at most $2 rows (null: all), with the look-ups that the
--- rows need, all in one snapshot. Without any such row: one row that has only the snapshot.
+-- What is visible now and was not in the snapshot $1, by id, at most $2 rows (null: all), with the look-ups
+-- that the rows need, all in one snapshot. Without any such row: one row that has only the snapshot.
+-- The OR becomes one bitmap of two ranges per leaf, and was as fast as a UNION ALL of the two. The upper bound is
+-- always true: a range is taken to be narrow, where an open end makes a generic plan read the whole log.
 SELECT
     s.snapshot,
     l.id,
@@ -23,7 +25,8 @@ LEFT JOIN (
         c.id, c.source, {kind} AS kind, c.op, c.version, c.item, c.gone,
         floor(extract(epoch FROM c.recorded_at) * 1000)::bigint AS recorded_at_ms
     FROM gateway.change_log c
-    WHERE {unseen}
+    WHERE c.xid >= pg_snapshot_xmax($1::text::pg_snapshot) AND c.xid <= '18446744073709551615'::xid8
+        OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
     ORDER BY c.id
     LIMIT $2::bigint
 ) l ON true
@@ -37,18 +40,10 @@ ORDER BY l.id
 SELECT {location} FROM {table} t WHERE {condition}
 
 -- name: product_of_stock
--- OFFSET 0 keeps to_jsonb from being evaluated once for each field.
-SELECT {item_function}(x.r) AS item, {version} AS version
-FROM (
-    SELECT to_jsonb(t) AS r
-    FROM {table} t
-    WHERE l.kind = 'stock' AND (l.op = 'I' OR l.op = 'U' AND l.gone IS NOT NULL) AND {condition}
-    OFFSET 0
-) x
+SELECT {item} AS item, {version} AS version FROM ({rows}) n
+
+-- name: came_into_a_topic
+l.kind = 'stock' AND (l.op = 'I' OR l.op = 'U' AND l.gone IS NOT NULL)
 
 -- name: no_product
 SELECT NULL::jsonb AS item, NULL::bigint AS version
-
--- name: active_of_stock
-SELECT {item_function}(x.r) ->> 'active'
-FROM (SELECT to_jsonb(t) AS r FROM {table} t WHERE {condition} OFFSET 0) x

@@ -46,7 +46,7 @@ CREATE TABLE public.inventory (
     damaged integer NOT NULL DEFAULT 0 CHECK (damaged >= 0),
     safety_stock integer NOT NULL DEFAULT 0 CHECK (safety_stock >= 0),
     incoming integer NOT NULL DEFAULT 0 CHECK (incoming >= 0),
-    available integer GENERATED ALWAYS AS (on_hand - reserved - damaged - safety_stock) STORED,
+    available integer NOT NULL GENERATED ALWAYS AS (on_hand - reserved - damaged - safety_stock) STORED,
     low_stock_at integer DEFAULT NULL CHECK (low_stock_at >= 0),
     version bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),

@@ -1,0 +1,16 @@
+Pieces of statements about one source. Names in braces are filled in by listeners/source_sql.py.
+
+-- name: rows
+-- The rows of a table or a transition table, by the names of our fields. A mapped column that the table has lost
+-- since is found in `d` instead, one level further out, and is null: its owner's ALTER TABLE breaks no statement.
+SELECT x.*
+FROM (SELECT {missing}) d
+CROSS JOIN LATERAL (
+    SELECT y.*{extra}
+    FROM {relation} t
+    CROSS JOIN LATERAL (SELECT true AS here, {fields} FROM (SELECT t.*) s) y
+    {where}
+) x
+
+-- name: active
+SELECT {active} FROM ({rows}) n
