@@ -58,12 +58,12 @@ class ChangeLog:
     """
 
     def __init__(self, sql: str, *, limit: int = PAGE_ROWS) -> None:
-        self._sql = sql
+        self.sql = sql
         self._limit = limit
 
     async def read(self, connection: Any, since: str, *, timeout_s: float | None = None) -> Batch:
         """What a statement begun now can see and the snapshot `since` could not."""
-        records = await connection.fetch(self._sql, since, self._limit + 1, timeout=timeout_s)
+        records = await connection.fetch(self.sql, since, self._limit + 1, timeout=timeout_s)
         return _batch(records, self._limit)
 
     async def pages(self, connection: Any, since: str) -> AsyncGenerator[Batch, None]:
@@ -72,7 +72,7 @@ class ChangeLog:
         All pages belong to one snapshot, and the position may move to it only after the last one.
         """
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(self._sql, since, None)
+            cursor = await connection.cursor(self.sql, since, None)
             while records := await cursor.fetch(self._limit):
                 yield _batch(records, len(records))
 
