@@ -9,13 +9,15 @@ from typing import Any, Final
 from listeners.attach import registered
 from listeners.capture_sql import STAMP_TRIGGER, create_triggers
 from listeners.errors import ListenersError
-from listeners.findings import Finding, fail, fine, warn
+from listeners.findings import Finding, Grade, fail, fine, warn
 from listeners.migrations import pending
 from listeners.postgres import Connection, classified, connected, redact_dsn
 from listeners.source_sql import table_name
 from listeners.sql import queries
 
 __all__ = ["examine_listener", "examine_postgres"]
+
+Clock = Callable[[], float]  # seconds since 1970
 
 _SQL: Final = queries("doctor")
 _CATALOG: Final = queries("catalog")
@@ -28,24 +30,20 @@ RELAY_UNSEEN_S: Final = 60.0
 CONNECTIONS: Final = 11
 
 
-async def examine_postgres(
-    dsn: str, *, timeout_s: float, clock: Callable[[], float] = time.time
-) -> list[Finding]:
+async def examine_postgres(dsn: str, *, timeout_s: float, clock: Clock = time.time) -> list[Finding]:
     """Server, migrations, rights, triggers, relay. A server that is not there is a finding, not an error."""
+    findings: list[Finding] = []
     try:
         async with connected(dsn, purpose="doctor", timeout_s=timeout_s) as connection:
             with classified(dsn):
-                findings = await _server(connection, dsn, clock)
-                missing = await pending(connection)
-                if missing:
-                    advice = "run `inventory-gateway migrate`"
-                    return [*findings, fail("migrations", f"pending: {', '.join(missing)}", advice)]
-                findings.append(fine("migrations", "all applied"))
-                findings += await _rights(connection)
-                findings += await _sources(connection)
-                findings += await _relay(connection)
+                for examine in (_server, _migrations, _rights, _sources, _relay):
+                    findings += await examine(connection, dsn, clock)
+                    # What comes next would only fail for the same reason.
+                    if any(finding.grade is Grade.FAILURE for finding in findings):
+                        break
     except ListenersError as error:
-        return [fail("Postgres", str(error), "check GATEWAY_DATABASE_URL, the server and its pg_hba.conf")]
+        advice = "check GATEWAY_DATABASE_URL, the server, and what its role may do"
+        findings.append(fail("Postgres", str(error), advice))
     return findings
 
 
@@ -74,7 +72,7 @@ async def examine_listener(dsn: str, *, timeout_s: float) -> list[Finding]:
     return [fine(subject, "LISTEN and session locks work")]
 
 
-async def _server(connection: Connection, dsn: str, clock: Callable[[], float]) -> list[Finding]:
+async def _server(connection: Connection, dsn: str, clock: Clock) -> list[Finding]:
     before = clock()
     server = await connection.fetchrow(_SQL["server"])
     skew_s = server["clock"] - (before + clock()) / 2
@@ -103,7 +101,14 @@ def _notify(prepared: int) -> Finding:
     return fine("wake-up", "writers may NOTIFY a relay that sleeps, unless `migrate --notify off` was run")
 
 
-async def _rights(connection: Connection) -> list[Finding]:
+async def _migrations(connection: Connection, _: str, __: Clock) -> list[Finding]:
+    missing = await pending(connection)
+    if missing:
+        return [fail("migrations", f"pending: {', '.join(missing)}", "run `inventory-gateway migrate`")]
+    return [fine("migrations", "all applied")]
+
+
+async def _rights(connection: Connection, _: str, __: Clock) -> list[Finding]:
     missing = [row["missing"] for row in await connection.fetch(_SQL["rights"])]
     if missing:
         return [
@@ -114,7 +119,7 @@ async def _rights(connection: Connection) -> list[Finding]:
     return [fine("rights", "this role may do all that serving needs")]
 
 
-async def _sources(connection: Connection) -> list[Finding]:
+async def _sources(connection: Connection, _: str, __: Clock) -> list[Finding]:
     entries = await registered(connection)
     if not entries:
         return [warn("sources", "no table is attached", "run `inventory-gateway attach FILE`")]
@@ -155,7 +160,7 @@ async def _triggers(connection: Connection, table_id: int, created: str) -> tupl
     return None
 
 
-async def _relay(connection: Connection) -> list[Finding]:
+async def _relay(connection: Connection, _: str, __: Clock) -> list[Finding]:
     relay = await connection.fetchrow(_SQL["relay"])
     if not relay["term"]:
         return [warn("relay", "none has ever run here", "start `serve` or `relay`")]
