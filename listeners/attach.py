@@ -15,8 +15,8 @@ from listeners.capture_sql import (
 )
 from listeners.errors import SourceError
 from listeners.postgres import LOCK_ATTACH
-from listeners.source_sql import is_number, quote_identifier, quote_literal, table_name
-from listeners.sources import VERSION_COLUMN, Column, KeyType, Shape, Source
+from listeners.source_sql import quote_identifier, quote_literal, table_name
+from listeners.sources import NUMBERS, VERSION_COLUMN, Column, KeyType, Shape, Source
 from listeners.sql import queries
 
 __all__ = ["AttachRefused", "Registered", "attach", "attached", "detach", "registered"]
@@ -33,7 +33,7 @@ _KEY_TYPES: Final[dict[str, KeyType]] = {
     "int8": "integer",
     "uuid": "uuid",
 }
-_NUMBERS: Final = ("int2", "int4", "int8", "numeric", "float4", "float8")
+_NUMBER_TYPES: Final = ("int2", "int4", "int8", "numeric", "float4", "float8")
 _TIMES: Final = ("timestamptz", "timestamp", "date")
 
 
@@ -271,8 +271,8 @@ def _unfit_type(source: Source, field: str, mapping: Column, found: str) -> str 
         )
     if field == "updated_at":
         return None if found in _TIMES else f"a time is one of {', '.join(_TIMES)}"
-    if is_number(field):
-        return None if found in _NUMBERS else f"a number is one of {', '.join(_NUMBERS)}"
+    if field in NUMBERS:
+        return None if found in _NUMBER_TYPES else f"a number is one of {', '.join(_NUMBER_TYPES)}"
     return None
 
 

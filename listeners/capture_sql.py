@@ -31,11 +31,22 @@ def create_functions(source: Source) -> list[str]:
     names = _names(source)
     statements = []
     if source.version_column is not None:
-        statements.append(_CAPTURE["stamp"].format(**names, **_stamping(source)))
+        names |= _stamping(source)
+        statements.append(_CAPTURE["stamp"].format(**names, quote=_quote(names)))
     for event in _EVENTS:
         log = _CAPTURE[f"log_{event}"].format(**names)
-        statements.append(_CAPTURE["log"].format(log=log, log_function=names[f"log_{event}_function"]))
+        statements.append(
+            _CAPTURE["log"].format(log=log, log_function=names[f"log_{event}_function"], quote=_quote(names))
+        )
     return statements
+
+
+def _quote(names: dict[str, str]) -> str:
+    """A dollar quote for a function's body that no identifier or constant in it can end."""
+    tag = "$function$"
+    while any(tag in name for name in names.values()):
+        tag = f"{tag[:-1]}_$"
+    return tag
 
 
 def create_triggers(source: Source) -> list[str]:
@@ -112,8 +123,8 @@ def _gone(source: Source) -> str:
 def _stamping(source: Source) -> dict[str, str]:
     """What the stamp function sets, and what does not count as a change of the row.
 
-    A generated column is null in NEW before the row is stored; what it is made of counts in its stead, and that
-    may be an unmapped column.
+    A generated column is null in NEW before the row is stored; what it is made of counts in its stead, and
+    that may be an unmapped column.
     """
     shape = source.shape
     stamps = {source.version_column or "": _NEXT_VERSION}

@@ -1,15 +1,14 @@
 from collections.abc import Sequence
 from typing import Final
 
-from listeners.sources import FIELDS, Column, Constant, Source
+from listeners.sources import FIELDS, NUMBERS, Column, Constant, Source
 from listeners.sql import queries
 from protocol.topics import TopicKind
 
 __all__ = [
-    "active_of",
+    "active_lookup",
     "at_key",
     "feeding",
-    "is_number",
     "item_of",
     "key_parameter",
     "quote_identifier",
@@ -25,16 +24,6 @@ __all__ = [
 
 _SOURCE: Final = queries("source")
 _LOG: Final = queries("change_log")
-
-_INTEGERS: Final = {
-    *("on_hand", "reserved", "damaged", "safety_stock", "incoming", "available"),
-    *("low_stock_at", "price_minor"),
-}
-
-
-def is_number(field: str) -> bool:
-    """Whether a field of an item is a whole number."""
-    return field in _INTEGERS
 
 
 def quote_identifier(name: str) -> str:
@@ -101,10 +90,10 @@ def same_key(one: Source, alias: str, other: Source, other_alias: str, field: st
     return at_key(one, field, text_of(other, field, other_alias), alias)
 
 
-def rows_of(source: Source, relation: str, *, where: str = "", extra: str = "") -> str:
+def rows_of(source: Source, relation: str, *, alias: str = "t", where: str = "", extra: str = "") -> str:
     """A select of the source's rows with the columns renamed to fields, plus `here` (true) and `version`.
 
-    `relation` is the table or a transition table; `where` and `extra` (more columns) see its row as `t`.
+    `relation` is the table or a transition table; `where` and `extra` (more columns) see its row as `alias`.
     """
     columns = [
         (field, mapping.column)
@@ -118,6 +107,7 @@ def rows_of(source: Source, relation: str, *, where: str = "", extra: str = "") 
         missing=", ".join(missing),
         fields=", ".join(f"{quote_identifier(column)} AS {field}" for field, column in columns),
         relation=relation,
+        alias=alias,
         where=f"WHERE {where}" if where else "",
         extra=f", {extra}" if extra else "",
     )
@@ -134,7 +124,7 @@ def version_of(source: Source, alias: str) -> str:
     return "0::bigint" if source.version_column is None else f"coalesce({alias}.version::bigint, 0)"
 
 
-def active_of(source: Source, alias: str) -> str:
+def _active_of(source: Source, alias: str) -> str:
     """Whether the location of a row of `rows_of` is active; unknown counts as active."""
     return f"{_text(source.columns['active'], 'active', alias)} IS DISTINCT FROM 'false'"
 
@@ -142,10 +132,10 @@ def active_of(source: Source, alias: str) -> str:
 def _field(source: Source, field: str, alias: str) -> str:
     mapping = source.columns.get(field)
     if field == "active":
-        return active_of(source, alias)
+        return _active_of(source, alias)
     if mapping is None:
         return _missing(source, field, alias)
-    if not is_number(field):
+    if field not in NUMBERS:
         return f"{alias}.updated_at" if field == "updated_at" else _text(mapping, field, alias)
     if isinstance(mapping, Constant):
         return quote_literal(mapping.value)
@@ -184,7 +174,7 @@ def _missing(source: Source, field: str, alias: str) -> str:
         return sign.join(_summand(source, part, alias) for part in parts if part in source.columns)
     if field == "low_stock_at":
         return "NULL::bigint"
-    if field in _INTEGERS:
+    if field in NUMBERS:
         return "0"
     return "'published'" if field == "status" else "NULL::text"
 
@@ -265,8 +255,13 @@ def active_lookup(sources: Sequence[Source], location_id: str) -> str:
     """Whether the location of that id (a text) is active, as a scalar; true where nobody knows it."""
     selects = [
         _SOURCE["active"].format(
-            active=active_of(source, "n"),
-            rows=rows_of(source, table_name(source), where=at_key(source, "location_id", location_id)),
+            active=_active_of(source, "n"),
+            rows=rows_of(
+                source,
+                table_name(source),
+                alias="place",  # `location_id` may speak of a row `t` outside
+                where=at_key(source, "location_id", location_id, "place"),
+            ),
         )
         for source in sources
         if source.kind == "location"

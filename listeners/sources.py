@@ -19,6 +19,7 @@ from protocol.topics import TopicKind, is_key
 __all__ = [
     "DEFAULT_SOURCES",
     "FIELDS",
+    "NUMBERS",
     "VERSION_COLUMN",
     "Column",
     "Constant",
@@ -52,6 +53,12 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "location": ("location_id", "active"),
 }
 """The fields of an item by kind of source: what `columns` may map."""
+
+NUMBERS: Final = (
+    *("on_hand", "reserved", "damaged", "safety_stock", "incoming"),
+    *("available", "low_stock_at", "price_minor"),
+)
+"""The fields that are whole numbers."""
 
 _REQUIRED: Final = {
     "stock": ("product_id", "location_id", "vendor_id"),
@@ -148,6 +155,7 @@ class Source(_Strict):
         if self.kind == "stock" and not {"on_hand", "available"} & self.columns.keys():
             raise ValueError("columns.on_hand: missing; on_hand or available is needed")
         self._check_names()
+        self._check_values()
         self._check_versions()
         if self.key and set(self.key) != set(self.key_columns.values()):
             expected = ", ".join(self.key_columns.values())
@@ -167,6 +175,19 @@ class Source(_Strict):
                     raise ValueError(f"columns.{field}: a constant of 1 to 64 of A-Z a-z 0-9 ._- is allowed")
             elif mapping is not None and (mapping.scale or mapping.words):
                 raise ValueError(f"columns.{field}: scale and words are not for keys")
+
+    def _check_values(self) -> None:
+        for field, mapping in self.columns.items():
+            number = field in NUMBERS
+            if isinstance(mapping, Constant):
+                if number and type(mapping.value) is not int:
+                    raise ValueError(f"columns.{field}: a whole number is needed as a constant")
+            elif mapping.scale and not number:
+                raise ValueError(f"columns.{field}: scale is for numbers: {', '.join(NUMBERS)}")
+            elif mapping.words and (number or field == "updated_at"):
+                raise ValueError(f"columns.{field}: words are for texts and for active")
+            if field == "updated_at" and not isinstance(mapping, Column):
+                raise ValueError("columns.updated_at: must be a column, not a constant")
 
     def _check_versions(self) -> None:
         if (self.version_column is None) != (self.kind == "location"):

@@ -9,7 +9,7 @@ the 64 entries that a backend announces.
 -- name: stamp
 CREATE OR REPLACE FUNCTION {stamp_function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $function$
+AS {quote}
 BEGIN
     -- *<> compares the bytes of the columns, whatever their types; those that do not count are null on both sides.
     IF TG_OP = 'INSERT'
@@ -19,15 +19,15 @@ BEGIN
     END IF;
     {unchanged}
 END
-$function$;
+{quote};
 
 -- name: unchanged
 RETURN OLD;  -- the stamps too, whatever the writer has put there: an ORM writes back what it once read
 
 -- name: unchanged_but
--- Only columns that no item is made of have changed. They are kept, and the stamps are kept as well; a writer
-    -- that has put another version there gets a new one.
-    IF jsonb_populate_record(NEW, {unstamped}) *<> jsonb_populate_record(OLD, {unstamped}) THEN
+-- Only columns that no item is made of have changed. They are kept, and the stamps are kept as well; a writer that
+-- has put another version there gets a new one.
+IF jsonb_populate_record(NEW, {unstamped}) *<> jsonb_populate_record(OLD, {unstamped}) THEN
         RETURN jsonb_populate_record(NEW, jsonb_build_object({stamps}));
     END IF;
     RETURN NEW;
@@ -35,7 +35,7 @@ RETURN OLD;  -- the stamps too, whatever the writer has put there: an ORM writes
 -- name: log
 CREATE OR REPLACE FUNCTION {log_function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
-AS $function$
+AS {quote}
 #variable_conflict use_column
 DECLARE
     lost boolean;
@@ -56,7 +56,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END
-$function$;
+{quote};
 
 -- name: log_insert
 INSERT INTO gateway.change_log (source, op, version, item)
@@ -64,9 +64,9 @@ INSERT INTO gateway.change_log (source, op, version, item)
     FROM ({new_rows}) n;
 
 -- name: log_update
--- A full join can not become a nested loop, whatever number of rows the cached plan was made for. A key that
-    -- has changed is a departure of the old one and an arrival of the new one.
-    INSERT INTO gateway.change_log (source, op, version, item, gone)
+-- A full join can not become a nested loop, whatever number of rows the cached plan was made for. A key that has
+-- changed is a departure of the old one and an arrival of the new one.
+INSERT INTO gateway.change_log (source, op, version, item, gone)
     SELECT
         {source},
         CASE WHEN n.here IS NULL THEN 'D' WHEN o.here IS NULL THEN 'I' ELSE 'U' END,

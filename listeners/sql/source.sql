@@ -7,8 +7,8 @@ SELECT x.*
 FROM (SELECT {missing}) d
 CROSS JOIN LATERAL (
     SELECT y.*{extra}
-    FROM {relation} t
-    CROSS JOIN LATERAL (SELECT true AS here, {fields} FROM (SELECT t.*) s) y
+    FROM {relation} {alias}
+    CROSS JOIN LATERAL (SELECT true AS here, {fields} FROM (SELECT {alias}.*) s) y
     {where}
 ) x
 

@@ -8,6 +8,3 @@ SELECT {item}::text AS item, {version} AS version, NULL::boolean AS location_act
 
 -- name: product_has_stock_here
 EXISTS (SELECT FROM {table} k WHERE {here} AND {same_product})
-
--- name: nothing
-SELECT NULL::text AS item, NULL::bigint AS version, NULL::boolean AS location_active WHERE $1::text IS NULL
