@@ -8,8 +8,10 @@ COPY requirements/ requirements/
 # No pip in what is shipped; --python lets the builder's pip install into the other environment.
 RUN python -m venv --without-pip /opt/gateway \
  && pip --python /opt/gateway/bin/python install --require-hashes --only-binary :all: -r requirements/runtime.lock
-# The build backend is locked as well; without isolation nothing else is fetched.
-RUN pip install --only-binary :all: --constraint requirements/dev.lock hatchling
+# The build backend comes from the developers' lock, hashes and all; without isolation nothing else is fetched.
+RUN awk '/^[a-z]/ { keep = $1 ~ /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' \
+      requirements/dev.lock > build.lock \
+ && pip install --require-hashes --only-binary :all: -r build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY protocol/ protocol/
 COPY listeners/ listeners/
