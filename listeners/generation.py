@@ -4,7 +4,15 @@ from typing import Any
 
 import orjson
 
-__all__ = ["Identity", "adopt_database", "read_identity", "renew_nonce", "skip_to_now", "start_over"]
+__all__ = [
+    "Identity",
+    "adopt_database",
+    "read_identity",
+    "read_system",
+    "renew_nonce",
+    "skip_to_now",
+    "start_over",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,12 @@ _SKIP_TO_NOW = """
         updated_at = clock_timestamp()
     RETURNING snapshot, counter
 """
+
+
+async def read_system(connection: Any) -> str:
+    """Which cluster and which database of it the connection leads to."""
+    system: str = await connection.fetchval(f"SELECT {_SYSTEM}")
+    return system
 
 
 async def read_identity(connection: Any, redis: str) -> Identity:

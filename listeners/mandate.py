@@ -2,7 +2,7 @@ from typing import Any
 
 from listeners.change_log import load_position, next_term
 from listeners.errors import Refused
-from listeners.generation import adopt_database, read_identity, skip_to_now, start_over
+from listeners.generation import adopt_database, read_identity, read_system, skip_to_now, start_over
 from listeners.keeper import relay_seen
 from listeners.log_plan import load_plan
 from listeners.relay_state import Mandate, RelaySettings
@@ -20,6 +20,8 @@ async def begin_reign(
     `last_generation`: of an earlier reign of this process, if there was one. Raises what Postgres and the
     store raise, and Refused when the two connections lead to two databases.
     """
+    if await read_system(reader) != await read_system(keeping):
+        raise Refused("the database URL and the listener's database URL lead to different databases")
     await prepare_reader(reader)
     await relay_seen(keeping, settings.log_retention_s)
     position = await next_term(keeping)
@@ -28,8 +30,6 @@ async def begin_reign(
         await start_over(keeping, counter=remembered)  # a backup was restored
     await adopt_database(keeping)
     identity = await read_identity(keeping, await store.server_identity())
-    if (await read_identity(reader, identity.redis)).system != identity.system:
-        raise Refused("the database URL and the listener's database URL lead to different databases")
     if position.snapshot is None or last_generation not in (None, identity.generation):
         await skip_to_now(keeping)
     # From here on: what was committed before the plan was made is in the log or in the tables.
