@@ -74,11 +74,11 @@ async def _base(connection: Any, shop: Assortment) -> None:
     async with connection.transaction():
         await _insert_missing(connection, "vendors", Vendor._fields, vendors)
         await _insert_missing(connection, "locations", Location._fields, locations)
-    rows = await connection.fetch(
-        "SELECT location_id, vendor_id FROM public.locations WHERE location_id = ANY ($1)",
-        [one.location_id for one in locations],
-    )
-    _same_vendors({one.location_id: one.vendor_id for one in locations}, rows)
+        rows = await connection.fetch(
+            "SELECT location_id, vendor_id FROM public.locations WHERE location_id = ANY ($1)",
+            [one.location_id for one in locations],
+        )
+        _same_vendors({one.location_id: one.vendor_id for one in locations}, rows)
 
 
 async def _insert_missing(
