@@ -29,7 +29,7 @@ class FrameReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. Raises ValueError for a fragment or a mask: the gateway sends none."""
+        """The frames complete now. Raises ValueError for fragments and masks: none are sent to us."""
         if self._rest:
             data = self._rest + data
         frames, at, size = [], 0, len(data)
