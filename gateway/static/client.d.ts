@@ -136,6 +136,8 @@ export interface Client {
   readonly stale: boolean;
   readonly staleSince: string | null;
   readonly asOf: string | null;
+  /** When the last message came (milliseconds since 1970), or null. */
+  readonly heardAt: number | null;
   /** Connected, not stale, and no topic waits for its snapshot. */
   readonly fresh: boolean;
   readonly latencyMs: number | null;

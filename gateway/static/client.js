@@ -110,7 +110,6 @@ class Client {
   #attempt = 0; // numbers the connections, so that nothing of an old one is heeded
   #failures = 0; // connections in a row that did not hold
   #openedAt = 0;
-  #heardAt = 0;
   #notBefore = 0; // a server's word on when to come back
   #credentials; // the token in use; undefined: ask for one
   #refused = false;
@@ -144,6 +143,8 @@ class Client {
     this.staleSince = null;
     /** Everything committed before this time (ISO 8601) has reached us, as far as the server said. */
     this.asOf = null;
+    /** When the last message came (milliseconds since 1970), or null. */
+    this.heardAt = null;
     this.latencyMs = null;
     /** The server's clock minus ours, known after the first ping. */
     this.clockOffsetMs = 0;
@@ -315,9 +316,9 @@ class Client {
   /** Nothing heard for two heartbeats is a dead connection, unless it was this machine that slept. */
   #watch() {
     const { now } = this.#options;
-    const due = this.#heardAt + 2 * this.heartbeatMs;
+    const due = this.heardAt + 2 * this.heartbeatMs;
     this.#after("watch", due - now(), () => {
-      if (this.#heardAt + 2 * this.heartbeatMs > now()) this.#watch();
+      if (this.heardAt + 2 * this.heartbeatMs > now()) this.#watch();
       else if (now() - due > this.heartbeatMs) this.#probe();
       else this.#lose(1006, "nothing heard for two heartbeats");
     });
@@ -364,7 +365,7 @@ class Client {
   // Messages in
 
   #receive(data) {
-    this.#heardAt = this.#options.now();
+    this.heardAt = this.#options.now();
     this.stats.messages += 1;
     this.stats.characters += data.length;
     let message;

@@ -44,14 +44,15 @@ export function flash(node, direction) {
   flashes.set(node, setTimeout(() => delete node.dataset.moved, 1400));
   if (still.matches || document.hidden) return;
   const colour = getComputedStyle(node).getPropertyValue(direction === "up" ? "--flash-up" : "--flash-down");
-  node.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: 1100, easing: "ease-out" });
+  const frames = [{ backgroundColor: colour }, { backgroundColor: "transparent" }];
+  node.animate(frames, { duration: 1100, easing: "ease-out" });
 }
 
 const flashes = new WeakMap();
 
 /** `+3` that rises from a number and fades. */
 export function rise(node, text, direction) {
-  if (still.matches || document.hidden || node.querySelectorAll(".rise").length > 1) return;
+  if (still.matches || document.hidden || node.querySelector(".rise")) return;
   const mark = element("span", { class: "rise", "data-moved": direction, "aria-hidden": "true", text });
   node.append(mark);
   const frames = [

@@ -1,16 +1,16 @@
 /** Numbers, prices, times and the words for availability. */
 
 const NUMBER = new Intl.NumberFormat();
-const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
 const currencies = new Map();
 
 /** T of the contract where no `low_stock_at` is set. */
 export const LOW_STOCK = 5;
 
-export const count = (value) => NUMBER.format(value);
+/** `1,204`, `−2` with a real minus sign. */
+export const count = (value) => (value < 0 ? `−${NUMBER.format(-value)}` : NUMBER.format(value));
 
-/** `+3`, `−2` with a real minus sign. */
-export const signed = (value) => (value < 0 ? `−${NUMBER.format(-value)}` : `+${NUMBER.format(value)}`);
+export const signed = (value) => (value < 0 ? count(value) : `+${NUMBER.format(value)}`);
 
 /** `minor` is in the smallest unit of `currency`, whose number of digits differs (JPY has none). */
 export function price(minor, currency) {
@@ -26,7 +26,7 @@ export function price(minor, currency) {
   return format.format(minor / 10 ** format.resolvedOptions().maximumFractionDigits);
 }
 
-/** `14:03:59` of an ISO time, or a dash. */
+/** `14:03:59` of an ISO time or of milliseconds since 1970, or a dash. */
 export function clock(iso) {
   const moment = new Date(iso ?? Number.NaN);
   return Number.isNaN(moment.getTime()) ? "–" : TIME.format(moment);

@@ -43,7 +43,8 @@ function discover() {
   if (ids.size) storefront.feature([...ids].sort().slice(0, CARDS));
   const place = topic.name.slice("location:".length);
   if (topic.state === "error") storefront.say(`No products to show: ${topic.error.message || topic.error.code}.`);
-  else if (topic.state === "live" && !ids.size) storefront.say(`Nothing is in stock at “${place}” yet. Choose a location in the terminal.`);
+  else if (topic.state === "live" && !ids.size)
+    storefront.say(`Nothing is in stock at “${place}” yet. Choose a location in the terminal.`);
   else storefront.say(ids.size ? "" : "Looking for products…");
 }
 
@@ -72,7 +73,8 @@ showView();
 
 addEventListener("keydown", (event) => {
   const typing = event.target instanceof HTMLInputElement && event.target.type !== "radio";
-  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || document.body.dataset.view !== "terminal") return;
+  const meant = event.key === "/" && !event.ctrlKey && !event.metaKey && document.body.dataset.view === "terminal";
+  if (!meant || typing) return;
   event.preventDefault();
   terminal.focusSearch();
 });
@@ -95,10 +97,11 @@ function showTrust() {
 
 function say() {
   setData(document.body, "trust", "stale");
-  const since = client.asOf ? ` These counts are as of ${clock(client.asOf)}.` : "";
-  let text = `Connection lost, trying again.${since}`;
-  if (client.state === "closed") text = `The gateway closed the connection (${client.lastClose?.code}). Reload to try again.`;
-  else if (client.state === "open") text = `Updates are delayed: the gateway can not vouch for these counts.${since}`;
+  const { state, asOf, heardAt, lastClose } = client;
+  let text = `Connection lost, trying again.${heardAt ? ` Last heard from at ${clock(heardAt)}.` : ""}`;
+  if (state === "closed") text = `The gateway closed the connection (${lastClose?.code}). Reload to try again.`;
+  else if (state === "open")
+    text = `Updates are delayed.${asOf ? ` These counts are right as of ${clock(asOf)}, or newer.` : ""}`;
   setText(banner, text);
   banner.hidden = false;
 }

@@ -16,7 +16,8 @@ export function summarise(items) {
     else if (item.kind === "availability") availability = item;
     else if (item.location_active !== false) stock.push(item);
   }
-  if (product && product.status !== "published") return { product, stock, status: "off", words: "Not on sale", available: null };
+  if (product && product.status !== "published")
+    return { product, stock, status: "off", words: "Not on sale", available: null };
   if (availability) {
     const { status, only_left: left } = availability;
     return { product, stock, status, words: wording(status, left), available: null };
@@ -58,7 +59,8 @@ class Card {
     this.figure.hidden = available === null || !known;
     if (available !== null) setText(this.number, count(available));
     this.article.dataset.available = available ?? "";
-    if (this.available !== null && available !== null && available !== this.available) this.#move(available - this.available);
+    const moved = this.available !== null && available !== null && available !== this.available;
+    if (moved) this.#move(available - this.available);
     this.available = available;
     this.#showPlaces(stock);
   }
@@ -169,9 +171,9 @@ export class Storefront {
 
   /** A reader who may have numbers may also see what shoppers see. */
   #offerViews(topic) {
-    if (this.#audience.hidden && (this.#view === "exact" || [...topic.items.values()].some(({ kind }) => kind === "stock"))) {
-      this.#view ??= "exact";
-      this.#audience.hidden = false;
-    }
+    const exact = this.#view === "exact" || [...topic.items.values()].some(({ kind }) => kind === "stock");
+    if (!this.#audience.hidden || !exact) return;
+    this.#view ??= "exact";
+    this.#audience.hidden = false;
   }
 }

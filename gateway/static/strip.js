@@ -102,14 +102,14 @@ export class Strip {
   }
 
   #show() {
-    const { state, stale, fresh, asOf, topics, lastClose } = this.#client;
+    const { state, stale, fresh, heardAt, topics, lastClose } = this.#client;
     setData(this.#connection, "state", state);
     const reason = state === "closed" && lastClose ? ` (${lastClose.code})` : "";
     setText(this.#connection.querySelector("b"), CONNECTION[state] + reason);
     const waiting = [...topics.values()].filter((topic) => topic.state === "waiting").length;
     setData(this.#trust, "state", fresh ? "fresh" : "stale");
-    let text = `Fresh${asOf ? ` · ${clock(asOf)}` : ""}`;
-    if (state !== "open") text = `Not live${asOf ? ` since ${clock(asOf)}` : ""}`;
+    let text = "Fresh";
+    if (state !== "open") text = heardAt ? `Not live since ${clock(heardAt)}` : "Not live";
     else if (stale) text = `Stale since ${clock(this.#client.staleSince)}`;
     else if (waiting) text = "Catching up";
     setText(this.#trust.querySelector("b"), text);

@@ -167,7 +167,8 @@ export class Terminal {
     setText(get("terminal-summary"), summary);
     let notice = "";
     if (state === "error") notice = refusal(error, place);
-    else if (state === "live" && !all) notice = `Nothing is in stock at “${place}” yet. Is it another location you want?`;
+    else if (state === "live" && !all)
+      notice = `Nothing is in stock at “${place}” yet. Is it another location you want?`;
     else if (all && !this.#list.shown.length) notice = "Nothing matches.";
     get("terminal-notice").hidden = !notice;
     setText(get("terminal-notice"), notice);
@@ -190,7 +191,8 @@ export class Terminal {
 function refusal({ code, message, retryAt }, place) {
   if (code === "topic_too_large") return `“${place}” holds more than one page can follow. Choose a smaller location.`;
   if (code === "forbidden") return `You may not see the stock of “${place}”.`;
-  return retryAt ? `Not available just now (${message || code}); trying again.` : `The gateway refused: ${message || code}`;
+  if (retryAt) return `Not available just now (${message || code}); trying again.`;
+  return `The gateway refused: ${message || code}`;
 }
 
 const PARTS = [
@@ -203,15 +205,19 @@ const PARTS = [
 function drawDetail(panel, row, onClose) {
   if (!panel.firstChild) {
     const close = element("button", { type: "button", class: "quiet", "aria-label": "Close", text: "×" });
-    panel.append(close, element("h2"), element("p", { class: "sku" }), element("div", { class: "bar" }), element("dl"));
-    panel.querySelector(".bar").append(...PARTS.map(([part]) => element("i", { "data-part": part })));
+    const bar = element("div", { class: "bar" }, ...PARTS.map(([part]) => element("i", { "data-part": part })));
+    panel.append(close, element("h2"), element("p", { class: "sku" }), bar, element("dl"));
   }
   panel.firstChild.onclick = onClose;
   const { stock, product } = row;
   setText(panel.querySelector("h2"), row.name);
-  setText(panel.querySelector(".sku"), [product?.sku, product?.category, product && priceOf(product)].filter(Boolean).join(" · "));
-  for (const [part] of PARTS)
-    panel.querySelector(`[data-part=${part}]`).style.flexGrow = Math.max(0, stock?.[part] ?? 0);
+  const subtitle = [product?.sku, product?.category, product && priceOf(product)].filter(Boolean).join(" · ");
+  setText(panel.querySelector(".sku"), subtitle);
+  for (const [part] of PARTS) {
+    const piece = panel.querySelector(`.bar [data-part=${part}]`);
+    piece.style.flexGrow = Math.max(0, stock?.[part] ?? 0);
+    piece.hidden = !(stock?.[part] > 0);
+  }
   const facts = stock
     ? [
         ...PARTS.map(([part, title]) => [title, count(stock[part]), part]),

@@ -42,8 +42,8 @@ export class VirtualTable {
       this.#head.append(element("div", { class: `cell ${kind}`, role: "columnheader", "data-key": key }, button));
     }
     this.#body = element("div", { class: "body", role: "rowgroup" });
-    for (const [name, value] of [["role", "grid"], ["tabindex", "0"], ["aria-label", label], ["aria-colcount", columns.length]])
-      grid.setAttribute(name, value);
+    const attributes = { role: "grid", tabindex: 0, "aria-label": label, "aria-colcount": columns.length };
+    for (const [name, value] of Object.entries(attributes)) grid.setAttribute(name, value);
     grid.append(element("div", { role: "rowgroup" }, this.#head), this.#body);
     grid.addEventListener("scroll", () => this.refresh(), { passive: true });
     grid.addEventListener("keydown", (event) => this.#key(event));
@@ -55,7 +55,7 @@ export class VirtualTable {
     this.#grid.setAttribute("aria-label", text);
   }
 
-  /** Shows these rows in this order: objects with an `id`, a `status` and a `revision` that differs after each change. */
+  /** Shows these rows in this order: objects with `id`, `status`, and a `revision` that differs after a change. */
   show(rows) {
     this.#rows = rows;
     this.#places = new Map(rows.map((row, index) => [row.id, index]));

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 
 import pytest
 import pytest_asyncio
@@ -9,6 +9,15 @@ from tests.browser.fake_gateway import FakeGateway
 
 # A connection that can not be made is what several tests are about; Chromium reports each on the console.
 _EXPECTED = ("WebSocket connection to", "Failed to load resource", "WebSocket is already in CLOSING")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """All tests that miss a Chromium are skipped at one place, so that pytest folds them into one line."""
+    report = yield
+    if isinstance(report.longrepr, tuple) and HOW_TO_GET_IT in report.longrepr[2]:
+        report.longrepr = (__file__, 1, report.longrepr[2])
+    return report
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
