@@ -20,6 +20,7 @@ from protocol.topics import parse_topic
 __all__ = ["configure", "run"]
 
 OPEN_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 1.0
 # Before the first welcome says how often a silent connection is heard of.
 SILENCE_S: Final = 40.0
 _FINAL_ADVICE: Final = ("fix the client", "get new credentials", "give up")
@@ -93,6 +94,7 @@ async def _one_connection(
             max_size=None,
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=None,
+            close_timeout=CLOSE_TIMEOUT_S,
             proxy=None,
         )
     except InvalidURI as error:
@@ -101,13 +103,15 @@ async def _one_connection(
         if not may_fail or (isinstance(error, InvalidStatus) and error.response.status_code < 429):
             raise CommandFailed(f"{url}: {_why(error)}") from error
         return _why(error)
-    async with connection:
-        try:
-            return await _converse(connection, following, write)
-        except TimeoutError:
-            return "nothing heard for too long"
-        except ConnectionClosed as closed:
-            return _closed(closed)
+    try:
+        return await _converse(connection, following, write)
+    except TimeoutError:
+        return "nothing heard for too long"
+    except ConnectionClosed as closed:
+        return _closed(closed)
+    finally:
+        # Not `async with`, which tells the server of an error of ours (1011) when we are cancelled.
+        await connection.close()
 
 
 async def _converse(connection: ClientConnection, following: Following, write: Callable[[str], None]) -> str:
