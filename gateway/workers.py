@@ -157,6 +157,12 @@ class Supervisor:
         return f"{self._directory}/{number}.sock"
 
 
+async def _keep_date(server: HttpServer) -> None:
+    while True:
+        server.tick()
+        await asyncio.sleep(1)
+
+
 async def _ended(process: Process) -> None:
     await process.wait()
 
@@ -174,9 +180,12 @@ async def supervise(
     server = HttpServer(make_ops_app_of(supervisor.readiness, supervisor.metrics))
     await server.start(ops)
     try:
-        if await run_until(stop, startup.wait()):
-            log.info("serving", clients=str(bound_address(clients)), workers=settings.workers)
-            await supervisor.run(clients, stop)
+        async with asyncio.TaskGroup() as group:
+            ticking = group.create_task(_keep_date(server))
+            if await run_until(stop, startup.wait()):
+                log.info("starting workers", address=str(bound_address(clients)), workers=settings.workers)
+                await supervisor.run(clients, stop)
+            ticking.cancel()
     finally:
         await server.stop()
         clients.close()

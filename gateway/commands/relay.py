@@ -1,4 +1,5 @@
 import argparse
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -9,6 +10,7 @@ from gateway.config import Settings, load_settings
 from gateway.http.ops import make_ops_app
 from gateway.logs import configure_logging
 from gateway.metrics import GatewayMetrics
+from gateway.monitor import watch_loop
 from gateway.server import HttpServer
 from gateway.sockets import bind_socket, bound_address
 from gateway.startup import Startup
@@ -50,13 +52,15 @@ class _Readiness:
 async def _relay(settings: Settings, startup: Startup, *, with_ops: bool) -> int:
     stop = stop_signal()
     metrics, readiness = GatewayMetrics(descriptions=DESCRIPTIONS), _Readiness(startup)
-    async with AsyncExitStack() as stack:
+    async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         if with_ops:
             ops = bind_socket(settings.ops_listen, setting="--ops-listen")
             server = HttpServer(make_ops_app(readiness, metrics.render))
             stack.push_async_callback(server.stop)
             await server.start(ops)
             log.info("ops port", address=str(bound_address(ops)))
+            watching = group.create_task(watch_loop(metrics.loop_lag, server.tick))
+            stack.callback(watching.cancel)
         if await run_until(stop, startup.wait()):
             readiness.started()
             await run_until(stop, _stand(settings, metrics))
