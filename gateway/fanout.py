@@ -116,6 +116,14 @@ class Fanout:
         if self._timer is None:
             self._flush()
 
+    def advance(self, seq: int) -> None:
+        """The topic has moved to `seq` without a change that this view can see."""
+        self._seq = seq
+        if not self._pending:
+            self.sent_seq = seq
+            if self.joining:
+                self._promote(list(self.joining))
+
     def _flush(self) -> None:
         self._timer = None
         if not self._pending:

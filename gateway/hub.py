@@ -37,6 +37,7 @@ class HubSettings:
     canary_s: float = 1.0
     compare_s: float = 30.0
     low_stock: int = 5
+    patience_s: float = 5.0
 
 
 class Hub:
@@ -61,7 +62,14 @@ class Hub:
         self._told = told
         self._clock = clock
         self._topics: dict[str, TopicState] = {}
-        self._joiner = Joiner(feed, SnapshotCache(feed, metrics), metrics, self, low_stock=settings.low_stock)
+        self._joiner = Joiner(
+            feed,
+            SnapshotCache(feed, metrics),
+            metrics,
+            self,
+            low_stock=settings.low_stock,
+            patience_s=settings.patience_s,
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self._compare_now = asyncio.Event()
 
@@ -112,7 +120,7 @@ class Hub:
             outcome = topic.receive(envelope)
             if outcome is Outcome.GAP:
                 self._metrics.gaps += 1
-                self._repair(topic)
+                self.repair(topic)
             elif outcome is Outcome.OTHER_EPOCH:
                 self._restart(topic)
         elif isinstance(envelope, Voided) or envelope.epoch != topic.epoch:
@@ -141,7 +149,7 @@ class Hub:
     async def _settle(self, topic: TopicState) -> None:
         await self._joiner.settle(topic)
         if topic.has_hole:
-            self._repair(topic)
+            self.repair(topic)
         self._drop_if_unused(topic)
 
     def _restart(self, topic: TopicState) -> None:
@@ -149,7 +157,7 @@ class Hub:
         if topic.waiting:
             self.settle(topic)
 
-    def _repair(self, topic: TopicState) -> None:
+    def repair(self, topic: TopicState) -> None:
         if not topic.repairing:
             topic.repairing = True
             self.spawn(self._fill_hole(topic))
@@ -217,7 +225,7 @@ class Hub:
             elif position.seq > topic.seq:
                 self._metrics.gaps += 1
                 topic.behind_of = max(topic.behind_of, position.seq)
-                self._repair(topic)
+                self.repair(topic)
 
     # --- helpers
 

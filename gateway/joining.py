@@ -28,6 +28,8 @@ __all__ = ["Joiner", "TaskOwner"]
 
 # Large snapshots that are read from the store at the same time; a client that does not read holds none.
 PAGE_READERS: Final = 8
+# How long messages that are on their way are waited for at a time, in s.
+CATCH_UP_S: Final = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +39,7 @@ class TaskOwner(Protocol):
 
     def spawn(self, work: Coroutine[None, None, None]) -> None: ...
     def settle(self, topic: TopicState) -> None: ...
+    def repair(self, topic: TopicState) -> None: ...
 
 
 class Joiner:
@@ -50,12 +53,15 @@ class Joiner:
         tasks: TaskOwner,
         *,
         low_stock: int,
+        patience_s: float,
     ) -> None:
+        """`patience_s`: how long somebody who asks for the first time waits for servers that fail."""
         self._feed = feed
         self._cache = cache
         self._metrics = metrics
         self._tasks = tasks
         self._low_stock = low_stock
+        self._patience_s = patience_s
         self._pages = asyncio.Semaphore(PAGE_READERS)
 
     async def settle(self, topic: TopicState) -> None:
@@ -67,10 +73,10 @@ class Joiner:
                 except ProtocolError as error:
                     self._tell(topic, error)
                     if topic.waiting:
-                        await asyncio.sleep((error.retry_after_ms or 1000) / 1000 * random.uniform(0.5, 1.5))
+                        await asyncio.sleep(min(error.retry_after_ms or 1000, 1000) / 1000 * random.random())
         except Exception:
             log.exception("topic failed", topic=topic.name)
-            for delivery in [*topic.waiting, *topic.deliveries()]:
+            for delivery in dict.fromkeys((*topic.waiting, *topic.deliveries())):
                 self._refuse(
                     topic, delivery, ProtocolError(ErrorCode.INTERNAL, "try again", topic=topic.name)
                 )
@@ -78,11 +84,12 @@ class Joiner:
             topic.settling = False
 
     def _tell(self, topic: TopicState, error: ProtocolError) -> None:
-        """Those who ask for the first time are told; those who were served before wait on, knowing
-        from `stale` that their copy is not kept."""
+        """Those who ask for the first time are told, after a while; those who were served before wait on,
+        knowing from `stale` that their copy is not kept."""
         temporary = error.code is ErrorCode.UNAVAILABLE
+        oldest = asyncio.get_running_loop().time() - self._patience_s
         for delivery in list(topic.waiting):
-            if not (temporary and delivery.returning):
+            if not temporary or not (delivery.returning or delivery.asked_at > oldest):
                 self._refuse(topic, delivery, error)
 
     def _refuse(self, topic: TopicState, delivery: Delivery, error: ProtocolError) -> None:
@@ -93,6 +100,9 @@ class Joiner:
         await self._feed.wait_subscribed(topic.name)
         if topic.epoch is None:
             await self._adopt(topic)
+        elif topic.doubtful:
+            await self._reopen(topic)
+            return
         batch = list(topic.waiting)
         for delivery in batch:
             topic.join(delivery)
@@ -146,13 +156,20 @@ class Joiner:
                 for delivery in sharing:
                     self._begin(topic, delivery, encoded)
             return
+        # The store's seq and not ours: earlier snapshots may have come from there while we lagged behind.
+        position = (await self._feed.positions([topic.name])).get(topic.name)
+        if position is None or position.epoch != topic.epoch:
+            await self._reopen(topic)
+            return
         for delivery in deliveries:
             if delivery in topic.waiting:
                 del topic.waiting[delivery]
-                self._tasks.spawn(self._stream(topic, delivery))
+                self._snapshot_begins(topic, delivery, position.seq)
+                self._tasks.spawn(self._stream(topic, delivery, *position))
 
     async def _reopen(self, topic: TopicState) -> None:
         """What was loaded is gone, or has outgrown one read."""
+        topic.doubtful = False
         opened = await self._feed.ensure(topic.topic)
         if opened.epoch == topic.epoch:
             topic.large = True
@@ -161,6 +178,13 @@ class Joiner:
 
     async def _send_public(self, topic: TopicState, deliveries: list[Delivery]) -> None:
         if topic.projection is None and not await self._project(topic):
+            return
+        if topic.seq < topic.handed_seq:
+            # Clients have snapshots from the store that are ahead of what the bus has brought; a public
+            # snapshot made of the latter might take one of them back.
+            topic.behind_of = max(topic.behind_of, topic.handed_seq)
+            self._tasks.repair(topic)
+            await asyncio.sleep(CATCH_UP_S)
             return
         for delivery in deliveries:
             if delivery in topic.waiting:
@@ -177,7 +201,10 @@ class Joiner:
             if topic.epoch == epoch:
                 await self._reopen(topic)
             return False
-        view.load(items)
+        for _ in view.load_steps(items):
+            await asyncio.sleep(0)  # a topic of 200,000 items takes more than a second
+        if topic.epoch != epoch:
+            return False
         topic.project(view)
         return True
 
@@ -208,6 +235,7 @@ class Joiner:
 
     def _snapshot_begins(self, topic: TopicState, delivery: Delivery, seq: int) -> None:
         subscription = delivery.subscription
+        topic.handed_seq = max(topic.handed_seq, seq)
         subscription.epoch, subscription.seq = topic.epoch or "", seq
         subscription.signal(Signal.SNAPSHOT_BEGINS)
         delivery.seq = seq
@@ -219,15 +247,14 @@ class Joiner:
             delivery.subscription.signal(Signal.SNAPSHOT_ENDS)
             topic.complete(delivery, ready_seq)
 
-    async def _stream(self, topic: TopicState, delivery: Delivery) -> None:
+    async def _stream(self, topic: TopicState, delivery: Delivery, epoch: str, seq: int) -> None:
         """A large snapshot, read page by page as the client takes it: a slow client pins one page."""
-        epoch, seq = topic.epoch or "", topic.seq
-        self._snapshot_begins(topic, delivery, seq)
         started = time.perf_counter()
         try:
             ready_seq = await self._send_pages(topic, delivery, epoch, seq)
         except ProtocolError as error:
             log.info("snapshot starts over", topic=topic.name, code=error.code.value)
+            topic.doubtful = True
             ready_seq = None
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
         if ready_seq is not None:

@@ -50,6 +50,7 @@ class Delivery:
 
     __slots__ = (
         "_dirty",
+        "asked_at",
         "fanout",
         "outgoing",
         "promoted",
@@ -66,6 +67,7 @@ class Delivery:
         self.subscription = subscription
         self.outgoing = outgoing
         self.resume = resume
+        self.asked_at = asyncio.get_running_loop().time()  # s
         # The broadcasts it takes part in, from before its snapshot is read.
         self.fanout: Broadcast | None = None
         # It goes live once they have come this far (None: its snapshot is not complete).

@@ -17,7 +17,6 @@ class EncodedSnapshot(NamedTuple):
 
     epoch: str
     seq: int
-    revision: int
     tails: list[bytes]
     size: int  # bytes
     rows: int
@@ -53,7 +52,7 @@ class SnapshotCache:
             return None
         tails = dialect.snapshot_tails(topic.name, stored.epoch, stored.seq, stored.items)
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(stored.items)))
+        return self._miss(key, _encoded((stored.epoch, stored.seq), tails, len(stored.items)))
 
     def public(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot:
         """The public view, from the projection in memory; the topic must have one."""
@@ -61,11 +60,11 @@ class SnapshotCache:
             raise LookupError(f"{topic.name} has no public view yet")
         key = ("public", topic.name, dialect.subprotocol)
         held = self._held.get(key)
-        position = (topic.epoch, topic.public_seq, topic.public_revision)
-        if held is not None and held[:3] == position:
+        position = (topic.epoch, topic.seq)
+        if held is not None and held[:2] == position:
             return self._hit(key, held)
         items = topic.projection.snapshot()
-        tails = dialect.snapshot_tails(topic.name, position[0], position[1], items)
+        tails = dialect.snapshot_tails(topic.name, *position, items)
         return self._miss(key, _encoded(position, tails, len(items)))
 
     def statistics(self) -> dict[str, float]:
@@ -89,5 +88,5 @@ class SnapshotCache:
         return encoded
 
 
-def _encoded(position: tuple[str, int, int], tails: list[bytes], rows: int) -> EncodedSnapshot:
+def _encoded(position: tuple[str, int], tails: list[bytes], rows: int) -> EncodedSnapshot:
     return EncodedSnapshot(*position, tails, sum(map(len, tails)), rows)

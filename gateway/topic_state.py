@@ -41,14 +41,14 @@ class TopicState:
         self.name = str(topic)
         self.epoch: str | None = None
         self.seq = 0
+        self.handed_seq = 0  # the highest one of a snapshot handed out in this epoch
         self.behind_of = 0  # the highest sequence seen beyond a hole
         self.large = False
+        self.doubtful = False  # whether its epoch still stands
         self.settling = False
         self.repairing = False
         self.waiting: dict[Delivery, None] = {}
         self.projection: PublicView | None = None
-        self.public_seq = 0  # where the public view changed visibly the last time
-        self.public_revision = 0
         self._make_fanout = make_fanout
         self._fanouts: dict[tuple[View, str], Fanout] = {}
         self._backlog: deque[Changed] = deque(maxlen=BACKLOG)
@@ -79,7 +79,7 @@ class TopicState:
         fanout = self._fanouts.get(key)
         if fanout is None:
             fanout = self._fanouts[key] = self._make_fanout(self.name, dialect)
-            fanout.start(self.epoch or "", self.seq if view is View.EXACT else self.public_seq)
+            fanout.start(self.epoch or "", self.seq)
         fanout.join(delivery)
         return fanout
 
@@ -112,7 +112,7 @@ class TopicState:
     def adopt(self, epoch: str, seq: int) -> list[Changed]:
         """Starts from a position that was read. Returns the messages that came while it was not known."""
         self.epoch = epoch
-        self.seq = self.public_seq = self.behind_of = seq
+        self.seq = self.behind_of = self.handed_seq = seq
         for fanout in self._fanouts.values():
             fanout.start(epoch, seq)
         backlog = [message for message in self._backlog if message.epoch == epoch]
@@ -134,7 +134,7 @@ class TopicState:
     def restart(self) -> None:
         """The topic is void: everybody waits for a new snapshot."""
         self.epoch = None
-        self.large = False
+        self.large = self.doubtful = False
         self.projection = self._unprojected = None
         for fanout in self._fanouts.values():
             fanout.stop()
@@ -153,22 +153,17 @@ class TopicState:
             view.apply(message.items)
         self._unprojected = None
         self.projection = view
-        self.public_seq = self.seq
-        self.public_revision += 1
-        for (kind, _), fanout in self._fanouts.items():
-            if kind is View.PUBLIC:
-                fanout.start(self.epoch or "", self.public_seq)
 
     def _accept(self, message: Changed) -> None:
         self.seq = message.seq
         visible = None
         if self._unprojected is not None:
             self._unprojected.append(message)
-        elif self.projection is not None and (visible := self.projection.apply(message.items)):
-            self.public_seq = message.seq
-            self.public_revision += 1
+        elif self.projection is not None:
+            visible = self.projection.apply(message.items)
         for (view, _), fanout in self._fanouts.items():
-            if view is View.EXACT:
-                fanout.change(message.items, message.seq, message.changed_at_ms)
-            elif visible:
-                fanout.change(visible, message.seq, message.changed_at_ms)
+            items = message.items if view is View.EXACT else visible
+            if items:
+                fanout.change(items, message.seq, message.changed_at_ms)
+            else:
+                fanout.advance(message.seq)

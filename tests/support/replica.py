@@ -139,12 +139,12 @@ class FakeFeed:
         return stored
 
     async def pages(self, topic: str, epoch: str) -> AsyncIterator[Sequence[Item]]:
-        held = self.topics[topic]
-        keys = list(held.items)
+        held = self.topics.get(topic)
+        keys = list(held.items) if held is not None else []
         for start in range(0, len(keys), 100):
             await self._answer()
-            yield [held.items[key] for key in keys[start : start + 100]]
-        if self.topics.get(topic) is not held:
+            yield [held.items[key] for key in keys[start : start + 100] if held is not None]
+        if held is None or held.epoch != epoch or self.topics.get(topic) is not held:
             raise ProtocolError(ErrorCode.UNAVAILABLE, "again", retry_after_ms=1)
 
     async def log_since(self, topic: str, position: Position) -> Sequence[Changed] | None:
@@ -182,6 +182,7 @@ class Client:
         self.deliveries: dict[str, Delivery] = {}
         self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), refuse=self._refused)
         self.refusals: list[ProtocolError] = []
+        self.views: dict[str, View] = {}  # what each copy is a copy of
         self._positions: dict[str, tuple[str, int]] = {}
         self._complete: dict[str, bool] = {}
 
@@ -259,6 +260,7 @@ class Client:
             epoch, seq = self._positions.get(topic, ("", 0))
             assert epoch != message["epoch"] or message["seq"] >= seq, "a snapshot went back"
             copy.reset()
+            self.views[topic] = self.deliveries[topic].subscription.view
         self._positions[topic] = (message["epoch"], message["seq"])
         self._complete[topic] = message["last"]
         self._apply(topic, message["items"])

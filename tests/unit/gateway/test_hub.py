@@ -14,7 +14,7 @@ from tests.support.replica import Client, FakeFeed, product, stock
 from tests.support.waiting import eventually
 
 TOPIC = "location:L1"
-SETTINGS = HubSettings(flush_s=0.01, canary_s=0.1, compare_s=30)
+SETTINGS = HubSettings(flush_s=0.01, canary_s=0.1, compare_s=30, patience_s=0.05)
 
 
 class Replica:
