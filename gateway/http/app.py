@@ -1,4 +1,5 @@
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,11 +25,16 @@ def make_client_app(
     low_stock: int,
     allowed_origins: Collection[str] = (),
     page: bool = False,
+    page_settings: Mapping[str, Any] | None = None,
 ) -> Starlette:
-    """Everything on the clients' port that is no WebSocket. `page`: also the demo page (`dev`)."""
+    """Everything on the clients' port that is no WebSocket. `page`: also the demo page (`dev`).
+
+    `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it.
+    """
+    files = static_routes(page_settings=page_settings or {} if page else None)
     api = ShopApi(source, principal=principal, low_stock=low_stock)
     app = Starlette(
-        routes=[Route("/realtime", _upgrade_required), *api.routes(), *static_routes(page=page)],
+        routes=[Route("/realtime", _upgrade_required), *api.routes(), *files],
         middleware=[Middleware(Cors, policy=OriginPolicy(allowed_origins))],
         exception_handlers=EXCEPTION_HANDLERS,
     )

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -51,8 +52,11 @@ class _File(NamedTuple):
     headers: Mapping[str, str]
 
 
-def static_routes(*, page: bool, directory: Traversable | None = None) -> list[Route]:
-    """Routes of the browser client, and with `page` of the demo page and all that belongs to it."""
+def static_routes(
+    *, page_settings: Mapping[str, Any] | None, directory: Traversable | None = None
+) -> list[Route]:
+    """Routes of the browser client; with `page_settings` also of the demo page and all that belongs to it."""
+    page = page_settings is not None
     directory = directory or files("gateway") / "static"
     routes = [
         _route(f"/{entry.name}", _read(entry))
@@ -60,6 +64,8 @@ def static_routes(*, page: bool, directory: Traversable | None = None) -> list[R
         if entry.is_file() and _suffix(entry.name) in _TYPES and (page or entry.name in CLIENT_FILES)
     ]
     if page:
+        body = orjson.dumps(page_settings)
+        routes.append(_route("/page.json", _File(body, strong_etag(body), _TYPES[".json"], _HEADERS)))
         routes.append(_route("/", _read(directory / "index.html")))
     return routes
 

@@ -226,6 +226,17 @@ class TestStaticFiles:
         assert "unsafe" not in page.headers["content-security-policy"]
         assert style.headers["content-type"] == "text/css; charset=utf-8"
 
+    async def test_what_the_page_shows(self, directory: Path) -> None:
+        app = make_client_app(
+            SHOP, principal=None, low_stock=5, page=True, page_settings={"featured": ["P1"]}
+        )
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x.test") as http:
+            assert (await http.get("/page.json")).json() == {"featured": ["P1"]}
+        async with client(SHOP, page=True) as http:
+            assert (await http.get("/page.json")).json() == {}
+        async with client(SHOP) as http:
+            assert_problem(await http.get("/page.json"), 404, "not_found")
+
     async def test_files_of_no_known_type_stay_inside(self, directory: Path) -> None:
         async with client(SHOP, page=True) as http:
             for path in ("/notes.txt", "/README", "/sub", "/../pyproject.toml", "/%2e%2e/pyproject.toml"):
