@@ -12,6 +12,7 @@ from listeners.postgres import LOCK_RELAY, TRANSIENT_ERRORS, classified, classif
 __all__ = ["Election", "LockLost", "Tenure"]
 
 _IDLE_SESSION_TIMEOUT: Final = "3s"
+_RELEASE_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -110,6 +111,6 @@ class Election:
     async def _release(self, connection: Any) -> None:
         """Let the next one go on at once; if that fails, the session's end does it."""
         try:
-            await connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=self._timeout_s)
+            await connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=_RELEASE_S)
         except TRANSIENT_ERRORS as error:
             log.debug("relay lock not released", reason=str(Unavailable(str(error))))

@@ -101,9 +101,7 @@ class Publisher:
                     await self._void(products | vendors)
 
     async def _void(self, topics: set[str]) -> None:
-        names = {topic for topic in topics if is_key(topic.partition(":")[2])}
-        if len(names) > self._ask_above:
-            names = await self._store.loaded(names)
+        names = await self._store.loaded({topic for topic in topics if is_key(topic.partition(":")[2])})
         if names:
             mandate = self._mandate
             await self._store.void(names, generation=mandate.generation, term=mandate.term)

@@ -80,11 +80,13 @@ class Reader:
         self.rows: list[LogRow] = []
 
     async def read(self) -> None:
-        batch = await self._log.read(self._connection, self.since)
-        pages = [page async for page in self._paged.pages(self._connection, self.since)]
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            batch = await self._log.read(self._connection, self.since)
+            pages = [page async for page in self._paged.pages(self._connection, self.since)]
+            few = await self._paged.read(self._connection, self.since)
         assert [row for page in pages for row in page.rows] == batch.rows
         assert {page.snapshot for page in pages} == {batch.snapshot}
-        assert (await self._paged.read(self._connection, self.since)).more == (len(batch.rows) > 3)
+        assert (few.rows, few.more) == (batch.rows[:3], len(batch.rows) > 3)
         self.rows += batch.rows
         self.since = batch.snapshot
 

@@ -166,6 +166,7 @@ class TestTheWayOfAChange:
             await eventually(partial(topics.void, name))
         assert not await topics.void("product:B")
         assert not await topics.void("location:L1")
+        assert relay.statistics().voided == 3
 
     async def test_a_large_backlog_is_read_in_pages(
         self, database_url: str, shop: Any, topics: Topics
@@ -185,9 +186,8 @@ class TestTheWayOfAChange:
             expected = {f"stock:{name}:L1": number for name, number in stock}
             expected |= {f"product:{name}": number for name, number in products}
             await eventually(lambda: _holds(topics, "location:L1", expected), timeout_s=20)
-            statistics = relay.statistics()
-            assert statistics.rows_read == 1000
-            assert statistics.batches > 20
+            await eventually(lambda: relay.statistics().rows_read == 1000)
+            assert relay.statistics().batches > 20
 
 
 async def _holds(topics: Topics, name: str, expected: dict[str, int]) -> bool:
@@ -431,6 +431,36 @@ class TestGoingOn:
         await eventually(lambda: relay.statistics().leaves_emptied == 1)
         assert await shop.fetchval("SELECT count(*) FROM gateway.change_log WHERE source = 'detached'") == 0
         assert relay.statistics().rows_skipped == 1
+
+
+class BrokenStore(TopicStore):
+    """Has a bug the first time."""
+
+    failed = False
+
+    async def remember_position(self, counter: int) -> int:
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("a bug")
+        return await super().remember_position(counter)
+
+
+class TestWhatNobodyExpected:
+    async def test_ends_a_reign_and_not_the_relay(self, database_url: str, shop: Any, topics: Topics) -> None:
+        store = BrokenStore(topics.client, topics.keys)
+        async with running(Relay(dsn=database_url, store=store, settings=QUICK)) as relay:
+            assert (relay.statistics().failures, relay.statistics().reigns) == (1, 1)
+
+    async def test_a_frozen_postgres_does_not_hold_up_the_leave(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        async with proxied(database_url) as (proxy, url):
+            settings = replace(QUICK, probe_timeout_ms=5000)
+            async with running(make(url, topics, settings)) as relay:
+                await sell(shop)
+                await eventually(lambda: relay.statistics().rows_read == 1)
+                proxy.freeze()
+            assert not relay.statistics().active
 
 
 class TestServersThatAreNotThere:
