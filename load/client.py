@@ -124,5 +124,5 @@ async def connect(url: str, on_text: OnText, *, timeout_s: float = CONNECT_TIMEO
 
 
 def realtime_url(gateway_url: str) -> str:
-    """Where WebSocket clients connect, from the gateway's http URL."""
-    return f"ws{gateway_url.removeprefix('http')}/realtime"
+    """Where WebSocket clients connect, from the gateway's http:// URL."""
+    return f"ws://{gateway_url.removeprefix('http://')}/realtime"

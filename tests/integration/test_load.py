@@ -1,0 +1,94 @@
+"""What `make bench` is made of, in miniature: that it measures something, not what."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from load.fanout import measure_fanout
+from load.latency import measure_latency
+from load.machine import describe_machine
+from load.shop_side import measure_shop_side
+from load.stack import Gateway, Servers, StackFailed, serve_process
+from tests.support.ports import free_port
+
+ROWS = """
+INSERT INTO vendors (vendor_id, name) VALUES ('V', 'Vendor');
+INSERT INTO locations (location_id, vendor_id, name) VALUES ('L', 'V', 'Store');
+INSERT INTO products (product_id, vendor_id, name) SELECT 'P' || n, 'V', 'P' FROM generate_series(1, 1200) n;
+INSERT INTO inventory (product_id, location_id, vendor_id) SELECT product_id, 'L', 'V' FROM products;
+"""
+
+
+@pytest.fixture
+async def servers(pg: asyncpg.Connection, database_url: str, redis_url: str, tmp_path: Path) -> Servers:
+    await pg.execute(ROWS)
+    return Servers(database_url, redis_url, tmp_path)
+
+
+@pytest.fixture
+async def gateway(servers: Servers, redis_prefix: str) -> AsyncIterator[Gateway]:
+    async with serve_process(servers, "gateway", redis_prefix=redis_prefix) as gateway:
+        yield gateway
+
+
+async def test_the_machine_is_described(servers: Servers) -> None:
+    machine = await describe_machine(servers)
+    assert all(machine.values())
+    assert "PostgreSQL" in machine["servers"]
+
+
+async def test_a_latency_is_measured_and_nothing_is_missing(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_latency(servers, gateway, rate_per_s=100, seconds=0.5)
+    assert report.changes > 10
+    for result in report.results:
+        assert result.missing == 0
+        assert 0 < result.since_commit_sent.p50 < 5000
+
+
+async def test_the_fanout_is_measured(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_fanout(servers, gateway, clients=60, rates_per_s=(20,), seconds=0.5)
+    (result,) = report.results
+    assert result.frames >= 60
+    assert result.cpu_us_per_frame >= 0
+
+
+async def test_clients_watch_a_running_gateway(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ("-m", "load.clients", gateway.gateway_url, "--topic", "location:L", "--topic", "product:P1")
+    options = ("--clients", "20", "--seconds", "0.2")
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, *options)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    said = capfd.readouterr().out
+    assert "20 clients connected" in said
+    assert "0 disconnected" in said
+
+
+async def test_clients_say_when_there_is_no_gateway(capfd: pytest.CaptureFixture[str]) -> None:
+    options = (
+        "-m",
+        "load.clients",
+        f"http://127.0.0.1:{free_port()}",
+        "--topic",
+        "product:P1",
+        "--clients",
+        "2",
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, *options)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("clients: ")
+
+
+async def test_the_shops_side_is_measured(servers: Servers) -> None:
+    report = await measure_shop_side(servers, relay_pid=None, turns=1, seconds=0.2)
+    assert [result.what for result in report.results] == ["single-row updates", "1000-row updates"]
+    assert all(result.ratio > 0 for result in report.results)
+
+
+async def test_a_gateway_that_does_not_start_is_told_with_its_last_words(servers: Servers) -> None:
+    with pytest.raises(StackFailed, match="GATEWAY_POLL_MS"):
+        async with serve_process(servers, "broken", poll_ms="often"):
+            pass
