@@ -206,8 +206,10 @@ class _Dev:
                 f"WebSocket: ws{gateway_url.removeprefix('http')}/realtime",
                 f"ops:       {ops_url}/readyz, /metrics",
                 *lines,
-                "token: none in this version",
             ]
+        if self._rate:
+            lines.append(f"sales:     {self._rate:g} changes/s")
+        lines.append("token: none in this version")
         _say("\n".join(["", *(f"  {line}" for line in lines), "", "Ctrl-C stops all of it"]))
 
 

