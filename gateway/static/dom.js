@@ -35,7 +35,7 @@ export function setData(node, name, value) {
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
- * Shows that a number has moved: `data-moved` is `up` or `down` for a moment, and the node's ground lights up unless the
+ * Shows that a number has moved: `data-moved` is `up` or `down` for a moment, and its ground lights up unless the
  * reader prefers less motion.
  */
 export function flash(node, direction) {

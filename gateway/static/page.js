@@ -37,7 +37,7 @@ new Strip(client);
 /** Without a list of featured products, the first of the location are shown. */
 function discover() {
   const { topic } = terminal;
-  if (!storefront.empty || !topic) return;
+  if (!storefront.empty || topic.state === "waiting") return;
   const ids = new Set();
   for (const item of topic.items.values()) if (item.kind !== "product") ids.add(item.product_id);
   if (ids.size) storefront.feature([...ids].sort().slice(0, CARDS));
@@ -45,14 +45,14 @@ function discover() {
   if (topic.state === "error") storefront.say(`No products to show: ${topic.error.message || topic.error.code}.`);
   else if (topic.state === "live" && !ids.size)
     storefront.say(`Nothing is in stock at “${place}” yet. Choose a location in the terminal.`);
-  else storefront.say(ids.size ? "" : "Looking for products…");
+  else storefront.say("");
 }
 
-if (settings.featured.length) storefront.feature(settings.featured);
+if (settings.featured.length) storefront.feature(settings.featured, { missing: settings.asked });
 else {
   terminal.follow(location);
   for (const event of ["topic", "change"]) client.on(event, discover);
-  discover();
+  storefront.say("Looking for products…");
 }
 
 function showView() {

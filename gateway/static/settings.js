@@ -1,5 +1,6 @@
 /**
- * What the page shows: the URL's word, else `/page.json`, else location L1. All of `page.json` is optional:
+ * What the page shows: the URL's word, else `/page.json`, else location L1. The file beside this one suits the sample
+ * shop; a server may answer with its own. All of it is optional:
  *
  *     {
  *       "locations": [{"id": "L1", "name": "Market Street"}, "L2"],   of the terminal's choice, the first is shown
@@ -14,7 +15,10 @@
 const KEY = /^[A-Za-z0-9._-]{1,64}$/;
 const WAIT_MS = 4000;
 
-/** Returns `{locations: [{id, name}], featured: [id], view, realtime: URL, token}`; never throws. */
+/**
+ * Returns `{locations: [{id, name}], featured: [id], asked, view, realtime: URL, token}`; never throws. `asked`: it
+ * was the URL that named the featured products.
+ */
 export async function loadSettings(place = globalThis.location) {
   const told = await fetchSettings();
   const query = new URLSearchParams(place.search);
@@ -31,6 +35,7 @@ export async function loadSettings(place = globalThis.location) {
   return {
     locations: locations.length ? locations : [{ id: "L1", name: "L1" }],
     featured: list(asked ?? told.featured).filter(isKey),
+    asked: asked !== undefined,
     view: view === "exact" || view === "public" ? view : undefined,
     realtime: new URL(told.realtime ?? "realtime", document.baseURI),
     token: told.token ?? null,

@@ -112,19 +112,21 @@ export class Storefront {
   #notice = document.getElementById("storefront-notice");
   #audience = document.getElementById("audience");
   #locationName;
+  #missing = true;
 
   constructor(client, { view, locationName }) {
     this.#client = client;
     this.#view = view;
     this.#locationName = locationName;
-    client.on("change", ({ topic }) => this.#cards.get(topic.name)?.show(topic));
+    client.on("change", ({ topic }) => this.#cards.has(topic.name) && this.#show(this.#cards.get(topic.name), topic));
     client.on("topic", (topic) => this.#topic(topic));
     this.#audience.addEventListener("change", (event) => this.#switchView(event.target.value));
     if (view === "public") this.#audience.querySelector("[value=public]").checked = true;
   }
 
-  /** Shows these products, and no others. */
-  feature(productIds) {
+  /** Shows these products, and no others. Those that nobody has heard of are shown as such only if `missing`. */
+  feature(productIds, { missing = true } = {}) {
+    this.#missing = missing;
     const names = productIds.map((id) => `product:${id}`);
     const left = [...this.#cards.keys()].filter((name) => !names.includes(name));
     this.#client.unsubscribe(left);
@@ -143,6 +145,11 @@ export class Storefront {
   say(text) {
     this.#notice.hidden = !text;
     setText(this.#notice, text ?? "");
+  }
+
+  #show(card, topic) {
+    card.show(topic);
+    card.node.hidden = !this.#missing && topic.state === "live" && !topic.items.size;
   }
 
   #follow(name) {
@@ -165,7 +172,7 @@ export class Storefront {
       queueMicrotask(() => this.#switchView("public"));
       return;
     }
-    if (topic.items.size || topic.state !== "waiting") card.show(topic);
+    if (topic.items.size || topic.state !== "waiting") this.#show(card, topic);
     if (topic.state === "live") this.#offerViews(topic);
   }
 

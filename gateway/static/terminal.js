@@ -189,7 +189,7 @@ export class Terminal {
 }
 
 function refusal({ code, message, retryAt }, place) {
-  if (code === "topic_too_large") return `“${place}” holds more than one page can follow. Choose a smaller location.`;
+  if (code === "topic_too_large") return `“${place}” holds more than one page can follow. Choose a smaller one.`;
   if (code === "forbidden") return `You may not see the stock of “${place}”.`;
   if (retryAt) return `Not available just now (${message || code}); trying again.`;
   return `The gateway refused: ${message || code}`;

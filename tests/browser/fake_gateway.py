@@ -268,7 +268,9 @@ class FakeGateway:
         path = request.path.partition("?")[0]
         if path == "/realtime":
             return None
-        if path == "/page.json" and self.page is not None:
+        if path == "/page.json":
+            if self.page is None:
+                return _response(HTTPStatus.NOT_FOUND, b"", "text/plain")
             return _response(HTTPStatus.OK, json.dumps(self.page).encode(), "application/json")
         file = STATIC / (path.removeprefix("/") or "index.html")
         if file.parent == STATIC and file.is_file():

@@ -144,6 +144,17 @@ class TestStorefront:
         await expect(card(page, "missing").locator(".pill")).to_have_text("Not found")
         assert await page.locator(".card").count() == 2
 
+    async def test_a_featured_product_that_is_not_there_is_left_out_until_it_is(
+        self, page: Page, gateway: FakeGateway
+    ) -> None:
+        small_shop(gateway)
+        gateway.page = {"featured": ["A", "later"]}
+        await page.goto(gateway.url)
+        await expect(card(page, "A").locator(".number")).to_have_text("42")
+        await expect(card(page, "later")).to_be_hidden()
+        await gateway.publish("product:later", product("later"), stock("later", "L1", 8, 2))
+        await expect(card(page, "later").locator(".number")).to_have_text("8")
+
     async def test_text_of_the_server_is_never_markup(self, page: Page, gateway: FakeGateway) -> None:
         small_shop(gateway)
         name = "<img src=x onerror=alert(1)><b>Kettle</b>"
