@@ -1,6 +1,7 @@
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -8,9 +9,10 @@ from redis import exceptions
 
 from listeners.backoff import Backoff
 from listeners.bus import BusListener, BusStatistics, Subscriptions, UnexpectedConfirmation
+from listeners.cancelling import apart, cancellable
 from listeners.errors import Refused
 from listeners.keys import Keys
-from listeners.redis_client import Link, cancellable, classified, make_links
+from listeners.redis_client import Link, classified, make_links
 from protocol.envelope import MalformedEnvelope, decode_envelope
 
 __all__ = ["RedisBus"]
@@ -122,6 +124,7 @@ class RedisBus:
     ) -> None:
         self._url = url
         self._keys = keys
+        self._cluster = cluster
         self._words = _SHARDED if cluster else _PLAIN
         self._probe_timeout_s = probe_timeout_s
         self._backoff = backoff or Backoff()
@@ -134,7 +137,7 @@ class RedisBus:
         """See Bus.run."""
         while True:
             try:
-                await self._serve(listener)
+                await apart(self._serve(listener))
             except _LinkLostError as error:
                 delay_s = self._backoff.next()
                 log.warning("bus link lost", why=str(error), retry_in_s=round(delay_s, 3))
@@ -211,12 +214,21 @@ class RedisBus:
             await self._send(readers, self._words.subscribe, subscribe)
 
     async def _send(self, readers: Sequence[_Reader], word: str, channels: Sequence[str]) -> None:
-        for reader in readers:
-            theirs = channels
-            if len(readers) > 1:
-                theirs = [channel for channel in channels if self._keys.bucket_in(channel) in reader.buckets]
-            for first in range(0, len(theirs), _CHANNELS_A_COMMAND):
-                await reader.send(word, theirs[first : first + _CHANNELS_A_COMMAND])
+        for reader, some in self._routed(readers, channels):
+            for first in range(0, len(some), _CHANNELS_A_COMMAND):
+                await reader.send(word, some[first : first + _CHANNELS_A_COMMAND])
+
+    def _routed(
+        self, readers: Sequence[_Reader], channels: Sequence[str]
+    ) -> Iterable[tuple[_Reader, Sequence[str]]]:
+        """To whom they go: in a cluster to the bucket's node, and one command serves one slot."""
+        if not self._cluster:
+            return [(readers[0], channels)]
+        buckets: defaultdict[int, list[str]] = defaultdict(list)
+        for channel in channels:
+            buckets[self._keys.bucket_in(channel)].append(channel)
+        nodes = {bucket: reader for reader in readers for bucket in reader.buckets}
+        return [(nodes[bucket], some) for bucket, some in buckets.items()]
 
     def _hear(self, data: bytes, listener: BusListener) -> None:
         self._messages += 1

@@ -1,6 +1,5 @@
 """How redis-py is set up here, and what its errors mean."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from listeners.cancelling import cancellable
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.keys import BUCKETS, hash_tag
 
 __all__ = [
     "AnyRedis",
     "Link",
-    "cancellable",
     "check_server",
     "classified",
     "connect_redis",
@@ -163,25 +162,6 @@ def _classified_reply(text: str) -> ListenersError | None:
 
 
 @contextmanager
-def cancellable() -> Iterator[None]:
-    """Around whatever sends with redis-py: no cancellation is lost inside.
-
-    redis-py sends with asyncio.wait_for, which before Python 3.12 returns as if nothing had happened when it
-    is cancelled in the moment its work ends (bpo-37658). The task would go on for ever.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    except Exception:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError from None
-        raise
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
-@contextmanager
 def translated() -> Iterator[None]:
     """Raises Unavailable or Refused for what redis-py raises inside; loses no cancellation."""
     try:
@@ -194,12 +174,15 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
-async def check_server(client: AnyRedis) -> None:
+async def check_server(client: AnyRedis, prefix: str = "gw") -> None:
     """Raises Refused when the server is too old or denies us, Unavailable when there is none.
 
-    It asks for a command of Redis 7 and not for a version: the forks count differently.
+    It tries a command of Redis 7 and does not look at versions: the forks count differently.
     """
-    with translated():
-        known = await client.execute_command("COMMAND", "INFO", "SPUBLISH")
-    if not known or not any(known.values() if isinstance(known, dict) else known):
-        raise Refused(f"Redis refuses: it does not know SPUBLISH; {_OLDEST}")
+    try:
+        with translated():
+            await client.spublish(f"{prefix}:probe", "")
+    except Refused as error:
+        if "unknown command" in str(error):
+            raise Refused(f"{error}; {_OLDEST}") from error
+        raise

@@ -358,6 +358,32 @@ class TestRedisLink:
                     await eventually(lambda: heard.signals == ["restored", "lost", "restored"])
         assert "unexpected confirmation: subscribed unheard" in logs[0]["why"]
 
+    async def test_it_can_be_stopped_while_its_links_fail(self) -> None:
+        links = 0
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal links
+            links += 1
+            commands = hiredis.Reader()
+            while data := await reader.read(65_536):
+                commands.feed(data)
+                while (command := commands.gets()) is not False:
+                    writer.write(b"-ERR not here\r\n" if command[0] == b"SUBSCRIBE" else b"+OK\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            bus = RedisBus(f"redis://127.0.0.1:{port}", Keys(), backoff=Backoff(0.0001, 0.0001))
+            for turns in range(60):
+                task = asyncio.create_task(bus.run(Heard()))
+                seen = links
+                await eventually(lambda seen=seen: links > seen)  # type: ignore[misc]  # a default argument
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task], timeout=2.0)
+                assert task.cancelled()
+
     async def test_a_frozen_server_is_noticed_by_deadline(self, private_valkey: ValkeyServer) -> None:
         bus = RedisBus(private_valkey.url, Keys(), probe_timeout_s=0.2, backoff=Backoff(0.01, 0.05))
         heard = Heard()

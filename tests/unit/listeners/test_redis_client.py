@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 from redis import exceptions
 from redis._parsers.base import BaseParser
@@ -7,7 +5,6 @@ from redis.asyncio import Redis, RedisCluster
 
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.redis_client import (
-    cancellable,
     classified,
     connect_redis,
     is_cluster_url,
@@ -128,52 +125,3 @@ async def test_one_server_serves_all_buckets() -> None:
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ValueError, match="scheme"):
         connect_redis(url)
-
-
-class TestCancellable:
-    """A task that swallows its cancellation, as asyncio.wait_for may before Python 3.12."""
-
-    @staticmethod
-    async def cancelled(error: Exception | None = None) -> bool:
-        async def deaf() -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            with cancellable():
-                task.cancel()
-                try:
-                    await asyncio.sleep(0)
-                except asyncio.CancelledError:
-                    if error is not None:
-                        raise error from None
-
-        task = asyncio.create_task(deaf())
-        await asyncio.wait([task])
-        return task.cancelled()
-
-    async def test_it_is_cancelled_nevertheless(self) -> None:
-        assert await self.cancelled()
-
-    async def test_also_when_an_error_came_of_it(self) -> None:
-        assert await self.cancelled(TimeoutError())
-
-    async def test_an_error_alone_stays_what_it_is(self) -> None:
-        with pytest.raises(ZeroDivisionError), cancellable():
-            raise ZeroDivisionError
-
-    async def test_what_is_done_while_being_cancelled_is_done(self) -> None:
-        done = []
-
-        async def tidy() -> None:
-            try:
-                await asyncio.sleep(60)
-            finally:
-                with cancellable():
-                    await asyncio.sleep(0)
-                done.append(True)
-
-        task = asyncio.create_task(tidy())
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        assert done == [True]
-        assert task.cancelled()

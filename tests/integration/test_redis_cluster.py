@@ -1,0 +1,151 @@
+"""Keys, scripts and sharded channels on a cluster, of one node here; and clients on servers that refuse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from listeners.backoff import Backoff
+from listeners.embedded import embedded_valkey
+from listeners.errors import Refused, StaleTerm, Unavailable
+from listeners.keys import BUCKETS, Keys
+from listeners.redis_bus import RedisBus
+from listeners.redis_client import AnyRedis, check_server, connect_redis, make_links, translated
+from listeners.topic_store import Applied, TopicStore
+from protocol.envelope import Beat, Changed, NewGeneration, Ready, Voided
+from tests.integration.test_bus import Heard, running
+from tests.support.store import CHANGED_AT_MS, GENERATION, TERM, change, item, load
+from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[AnyRedis]:
+    client = connect_redis(url, timeout_s=1.0)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+TOPICS = [f"product:{n}" for n in range(40)]
+
+
+@pytest.fixture
+async def cluster_url(tmp_path: Path) -> AsyncIterator[str]:
+    async with embedded_valkey(tmp_path, args=("--cluster-enabled", "yes")) as server:
+        node: Redis = Redis.from_url(server.url, protocol=2)
+        await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]  # a gap of redis-py
+
+        async def settled() -> bool:
+            info: dict[str, str] = await node.cluster("INFO")
+            return info["cluster_state"] == "ok"
+
+        await eventually(settled, timeout_s=15.0)
+        await node.aclose()
+        yield server.url.replace("redis://", "redis+cluster://")
+
+
+async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
+    async with connected(cluster_url) as client:
+        await check_server(client)
+        keys = Keys()
+        store = TopicStore(client, keys, cluster=True)
+        bus = RedisBus(cluster_url, keys, cluster=True, backoff=Backoff(0.01, 0.05))
+        heard = Heard()
+        async with running(bus, heard):
+            for topic in TOPICS:
+                bus.subscribe_nowait(topic)
+            for topic in TOPICS:
+                await bus.wait_subscribed(topic, 5.0)
+            assert bus.statistics().confirmed == len(TOPICS) + BUCKETS
+
+            await store.begin(GENERATION, TERM)
+            positions = {topic: await load(store, topic, [item("A", 1)]) for topic in TOPICS}
+            changes = {topic: [change("A", 2)] for topic in TOPICS}
+            applied = await store.apply(
+                changes, generation=GENERATION, term=TERM, changed_at_ms=CHANGED_AT_MS
+            )
+            assert applied == Applied(len(TOPICS), 0)
+            await store.beat(Beat(GENERATION, 1, 1), term=TERM)
+            await store.void(TOPICS[:1], generation=GENERATION, term=TERM)
+            await eventually(lambda: Voided(TOPICS[0]) in heard.messages)
+
+            assert heard.messages.count(NewGeneration(GENERATION)) == BUCKETS
+            assert heard.messages.count(Beat(GENERATION, 1, 1)) == BUCKETS
+            for topic, (epoch, seq) in positions.items():
+                assert Ready(topic, epoch, seq) in heard.messages
+                assert Changed(topic, epoch, seq + 1, CHANGED_AT_MS, (item("A", 2),)) in heard.messages
+
+        assert await store.loaded(TOPICS) == set(TOPICS[1:])
+        assert len(await store.positions(TOPICS)) == len(TOPICS) - 1
+        stored = await store.read(TOPICS[1])
+        assert stored is not None
+        assert stored.items == [item("A", 2)]
+        assert [page async for page in store.pages(TOPICS[1], stored.epoch)] == [[item("A", 2)]]
+        assert await store.log_since(TOPICS[1], stored.epoch, 1) == [
+            Changed(TOPICS[1], stored.epoch, 2, CHANGED_AT_MS, (item("A", 2),))
+        ]
+        assert await store.remember_position(7) == 7
+        assert await store.server_identity() == await store.server_identity()
+        await store.begin(GENERATION, TERM + 1)
+        with pytest.raises(StaleTerm):
+            await store.beat(Beat(GENERATION, 1, 1), term=TERM)
+
+
+async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:
+    links = await make_links(cluster_url.replace("://", "://:@"), timeout_s=2.0)
+    assert [link.buckets for link in links] == [frozenset(range(BUCKETS))]
+
+
+async def test_a_cluster_that_is_away_is_unavailable() -> None:
+    async with connected("redis+cluster://127.0.0.1:1") as client:
+        with pytest.raises(Unavailable), translated():
+            await client.get("key")
+
+
+class TestCheckServer:
+    async def test_a_good_one(self, redis_url: str) -> None:
+        async with connected(redis_url) as client:
+            await check_server(client)
+
+    async def test_none(self) -> None:
+        async with connected("redis://127.0.0.1:1") as client:
+            with pytest.raises(Unavailable):
+                await check_server(client)
+
+    async def test_an_old_one(self, tmp_path: Path) -> None:
+        args = ("--rename-command", "SPUBLISH", "")
+        async with embedded_valkey(tmp_path, args=args) as server, connected(server.url) as client:
+            with pytest.raises(Refused, match="Redis 7"):
+                await check_server(client)
+
+    async def test_one_with_another_password(self, tmp_path: Path) -> None:
+        async with embedded_valkey(tmp_path, args=("--requirepass", "right")) as server:
+            for url in (server.url, server.url.replace("://", "://:wrong@")):
+                async with connected(url) as client:
+                    with pytest.raises(Refused) as caught:
+                        await check_server(client)
+                    assert "wrong@" not in str(caught.value)
+
+
+class TestCancelling:
+    @pytest.mark.parametrize("turns", range(12))
+    async def test_no_cancellation_is_lost(self, redis_url: str, redis_prefix: str, turns: int) -> None:
+        """Wherever a command is when it is cancelled."""
+        async with connected(redis_url) as client:
+            store = TopicStore(client, Keys(redis_prefix))
+
+            async def for_ever() -> None:
+                while True:
+                    await store.positions(["location:L1"])
+
+            for _ in range(5):
+                task = asyncio.create_task(for_ever())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task], timeout=2.0)
+                assert task.cancelled()
