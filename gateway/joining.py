@@ -194,7 +194,7 @@ class Joiner:
     async def _project(self, topic: TopicState) -> bool:
         """Reads the whole topic once and computes the public view from it; changes keep it current then."""
         epoch = topic.epoch
-        topic.begin_projection()
+        changes = topic.begin_projection()
         view = PublicView(topic.topic, self._low_stock)
         items = await self._read_all(topic)
         if items is None or epoch is None or topic.epoch != epoch:
@@ -203,10 +203,7 @@ class Joiner:
             return False
         for _ in view.load_steps(items):
             await asyncio.sleep(0)  # a topic of 200,000 items takes more than a second
-        if topic.epoch != epoch:
-            return False
-        topic.project(view)
-        return True
+        return topic.project(view, changes)
 
     async def _read_all(self, topic: TopicState) -> Iterable[Item] | None:
         if not topic.large:

@@ -142,17 +142,25 @@ class TopicState:
             self.send_back(delivery)
         self._fanouts.clear()
 
-    def begin_projection(self) -> None:
-        """The public view is about to be computed from a read; changes from here on are kept for it."""
+    def begin_projection(self) -> list[Changed]:
+        """The public view is about to be computed from a read. Changes from here on are kept in the list
+        that is returned, for as long as somebody follows the public view in this epoch."""
         if self._unprojected is None:
             self._unprojected = []
+        return self._unprojected
 
-    def project(self, view: PublicView) -> None:
-        """The public view has been loaded from a read that began after begin_projection()."""
-        for message in self._unprojected or ():
+    def project(self, view: PublicView, changes: list[Changed]) -> bool:
+        """The public view was loaded from a read that began after begin_projection() returned `changes`.
+
+        False: it has come to nothing meanwhile, begin again.
+        """
+        if changes is not self._unprojected:
+            return False
+        for message in changes:
             view.apply(message.items)
         self._unprojected = None
         self.projection = view
+        return True
 
     def _accept(self, message: Changed) -> None:
         self.seq = message.seq
