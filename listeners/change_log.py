@@ -66,14 +66,16 @@ class ChangeLog:
         records = await connection.fetch(self.sql, since, self._limit + 1, timeout=timeout_s)
         return _batch(records, self._limit)
 
-    async def pages(self, connection: Any, since: str) -> AsyncGenerator[Batch, None]:
+    async def pages(
+        self, connection: Any, since: str, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Batch, None]:
         """The same difference, however large, a page at a time; memory is bounded by the page.
 
         All pages belong to one snapshot, and the position may move to it only after the last one.
         """
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(self.sql, since, None)
-            while records := await cursor.fetch(self._limit):
+            cursor = await connection.cursor(self.sql, since, None, timeout=timeout_s)
+            while records := await cursor.fetch(self._limit, timeout=timeout_s):
                 yield _batch(records, len(records))
 
 

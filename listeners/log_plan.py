@@ -36,8 +36,8 @@ async def load_plan(connection: Any) -> LogPlan:
 async def attached_mark(connection: Any) -> str:
     """Changes whenever a source is attached, attached anew or detached."""
     mark: str = await connection.fetchval(
-        "SELECT coalesce(string_agg(name || ' ' || checksum || ' ' || attached_at, ',' ORDER BY name), '')"
-        " FROM gateway.sources"
+        "SELECT coalesce(string_agg(concat_ws(' ', name, checksum, extract(epoch FROM attached_at)), ','"
+        " ORDER BY name), '') FROM gateway.sources"
     )
     return mark
 

@@ -39,7 +39,8 @@ class Reign:
         self.last_id = 0
         self.current_at = clock()  # when everything had been read and published
         self._connection = connection
-        self._settings = settings
+        self._read_timeout_s = settings.read_timeout_ms / 1000
+        self._probe_timeout_s = settings.probe_timeout_ms / 1000
         self._statistics = statistics
         self._clock = clock
         self._probed_at = clock()
@@ -57,9 +58,7 @@ class Reign:
             await self.wakeup.wait()
             await self._probe()
             began = self._clock()
-            batch = await self._log.read(
-                self._connection, self.done, timeout_s=self._settings.read_timeout_ms / 1000
-            )
+            batch = await self._log.read(self._connection, self.done, timeout_s=self._read_timeout_s)
             self._statistics.reads += 1
             self._statistics.read.add(self._clock() - began)
             await (self._catch_up() if batch.more else self._publish(batch))
@@ -70,7 +69,7 @@ class Reign:
         """A frozen backend raises nothing, and a read may take long for good reasons: so ask it first."""
         began = self._clock()
         if began - self._probed_at >= _PROBE_EVERY_S:
-            await probe(self._connection, timeout_s=self._settings.probe_timeout_ms / 1000)
+            await probe(self._connection, timeout_s=self._probe_timeout_s)
             self._probed_at = self._clock()
             self._statistics.probe.add(self._probed_at - began)
 
@@ -97,7 +96,8 @@ class Reign:
         await self._settle(snapshot, mark, found=True)
 
     async def _read_pages(self, queue: asyncio.Queue[Batch | None]) -> None:
-        async with aclosing(self._log.pages(self._connection, self.done)) as pages:
+        reading = self._log.pages(self._connection, self.done, timeout_s=self._read_timeout_s)
+        async with aclosing(reading) as pages:
             async for page in pages:
                 await queue.put(page)
         await queue.put(None)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from listeners.attach import attach, attached, detach
-from listeners.embedded import ValkeyServer
+from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.errors import Refused
 from listeners.keys import BUCKETS, Keys
+from listeners.migrations import migrate
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay, RelaySettings, RelayStatistics
 from listeners.topic_store import MustLoad, TopicStore
@@ -300,6 +301,19 @@ class TestANewGeneration:
         async with running(make(database_url, topics)) as relay:
             assert relay.statistics().generation == second, "it is recognised once"
 
+    @pytest.mark.parametrize("crash", [True, False], ids=["crash", "restart"])
+    async def test_begins_after_a_crash_of_postgres_and_not_after_a_restart(
+        self, private_postgres: PostgresServer, topics: Topics, crash: bool
+    ) -> None:
+        await migrate(private_postgres.url)
+        async with running(make(private_postgres.url, topics)) as relay:
+            first = relay.statistics().generation
+            if crash:
+                await private_postgres.kill()
+            await private_postgres.restart()
+            await eventually(lambda: relay.statistics().reigns > 1, timeout_s=20)
+            assert (relay.statistics().generation != first) is crash
+
     async def test_begins_with_another_redis(
         self, database_url: str, shop: Any, private_valkey: ValkeyServer
     ) -> None:
@@ -307,8 +321,7 @@ class TestANewGeneration:
         topics = Topics(TopicStore(client, Keys("test")), Keys("test"), client)
         async with running(make(database_url, topics)) as relay:
             first = relay.statistics().generation
-            await private_valkey.stop()
-            await private_valkey.start()
+            await private_valkey.restart()
             await eventually(lambda: generation(relay.statistics(), first), timeout_s=15)
             await topics.load("product:A")
             sold = await sell(shop)
