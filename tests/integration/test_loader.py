@@ -9,11 +9,13 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from listeners.attach import attached
 from listeners.embedded import ValkeyServer
 from listeners.errors import ListenersError, NoRelay, TopicTooLarge, Unavailable
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
 from listeners.redis_client import connect_redis
+from listeners.topic_query import TopicQuery
 from listeners.topic_store import Loading, MustLoad, Opened, TopicStore
 from protocol.items import Item
 from protocol.topics import Topic, TopicKind
@@ -348,3 +350,25 @@ async def test_pauses_are_spread(store: TopicStore, rows: Rows) -> None:
         tasks.create_task(loader.ensure(TOPIC))
         await eventually(lambda: asked)
         await store.ready(NAME, opened.epoch)
+
+
+async def test_from_a_real_postgres(store: TopicStore, pg: asyncpg.Connection, database_url: str) -> None:
+    await pg.execute("INSERT INTO vendors (vendor_id, name) VALUES ('V', 'V')")
+    await pg.execute("INSERT INTO locations (location_id, vendor_id, name) VALUES ('L1', 'V', 'L1')")
+    await pg.execute(
+        "INSERT INTO products (product_id, vendor_id, sku, name)"
+        " SELECT p, 'V', p, p FROM unnest($1::text[]) p",
+        ["A", "B", "C"],
+    )
+    await pg.execute(
+        "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand)"
+        " SELECT p, 'L1', 'V', 3 FROM unnest($1::text[]) p",
+        ["A", "B"],
+    )
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
+        loader = TopicLoader(store, TopicQuery(await attached(pg)), pool)
+        assert (await loader.ensure(TOPIC)).items == 4
+        assert (await loader.ensure(OTHER)).items == 0
+    stored = await store.read(NAME)
+    assert stored is not None
+    assert sorted(part.key for part in stored.items) == ["product:A", "product:B", "stock:A:L1", "stock:B:L1"]
