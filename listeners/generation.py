@@ -23,6 +23,7 @@ class Identity:
     timeline: str  # another one after a failover or a restore to a point in time
     alive: str  # drawn anew after a crash, which may take back commits that were seen
     losses: str  # moves when triggers skipped logging because no relay came for too long
+    sources: str  # what feeds the topics: one that is attached later brings rows that no log tells of
     nonce: str  # changed by `resync`, and when a restored database was recognised
     redis: str  # run id and replication id: topics may have gone back, or be gone
 
@@ -42,6 +43,8 @@ _READ_IDENTITY = f"""
            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
            (SELECT min(id) FROM gateway.alive) AS alive,
            (SELECT last_value::text || is_called::text FROM gateway.loss_seq) AS losses,
+           (SELECT md5(string_agg(concat_ws(' ', name, checksum, extract(epoch FROM attached_at)), ','
+                                  ORDER BY name)) FROM gateway.sources) AS sources,
            (SELECT nonce FROM gateway.control) AS nonce
 """  # noqa: S608  # both parts are ours
 
@@ -74,6 +77,7 @@ async def read_identity(connection: Any, redis: str) -> Identity:
         timeline=record["timeline"],
         alive=record["alive"] or "",
         losses=record["losses"],
+        sources=record["sources"] or "",
         nonce=record["nonce"] or "",
         redis=redis,
     )

@@ -7,7 +7,6 @@ from listeners.canary import sing
 from listeners.change_log import save_position
 from listeners.errors import ListenersError
 from listeners.generation import read_identity
-from listeners.log_plan import attached_mark
 from listeners.reign import Reign
 from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
 from listeners.retention import empty_old_leaves
@@ -80,12 +79,10 @@ class Keeper:
         return True
 
     async def _check(self) -> None:
-        """Raises ReignOver when the generation, the sources or the notify setting are not what they were."""
+        """Raises ReignOver when the generation or the notify setting are not what they were."""
         mandate = self._mandate
         if await read_identity(self._connection, mandate.identity.redis) != mandate.identity:
-            raise ReignOver("a new generation was asked for, or changes were lost")
-        if await attached_mark(self._connection) != mandate.plan.mark:
-            raise ReignOver("sources were attached or detached")
+            raise ReignOver("a resync, other sources, or lost changes ask for a new generation")
         if await notify_allowed(self._connection) != mandate.notify:
             raise ReignOver("the notify setting was changed")
         given = await self._connection.fetchval("SELECT last_value FROM gateway.change_log_id_seq")

@@ -5,7 +5,7 @@ from listeners.attach import attached
 from listeners.source_sql import at_key, read_sql, table_name, text_of
 from listeners.sources import Source
 
-__all__ = ["LogPlan", "attached_mark", "load_plan", "stock_at_sql"]
+__all__ = ["LogPlan", "load_plan", "stock_at_sql"]
 
 # Sorting the result would look everything up before the first page of a large backlog comes; the rows are
 # ordered before the look-ups, and each page is sorted again by its reader.
@@ -13,33 +13,20 @@ _SORTED: Final = "ORDER BY l.id"
 
 
 class LogPlan(NamedTuple):
-    """How the log of the attached sources is read; another one when a source is attached or detached."""
+    """How the log of the attached sources is read; it is made anew with every reign."""
 
-    mark: str  # of the sources it was made for
     read: str
     feeds: Mapping[str, Collection[str]]  # the kinds of topics each source feeds
     stock_at: Sequence[str]  # for a location ($1): the products with stock there, and their vendors
 
 
 async def load_plan(connection: Any) -> LogPlan:
-    """The mark is read first: sources that change meanwhile are noticed by the next look at it."""
-    mark = await attached_mark(connection)
     sources = await attached(connection)
     return LogPlan(
-        mark=mark,
         read=read_sql(sources).removesuffix(_SORTED),
         feeds={source.name: frozenset(source.topics) for source in sources},
         stock_at=[stock_at_sql(source) for source in sources if source.kind == "stock"],
     )
-
-
-async def attached_mark(connection: Any) -> str:
-    """Changes whenever a source is attached, attached anew or detached."""
-    mark: str = await connection.fetchval(
-        "SELECT coalesce(string_agg(concat_ws(' ', name, checksum, extract(epoch FROM attached_at)), ','"
-        " ORDER BY name), '') FROM gateway.sources"
-    )
-    return mark
 
 
 def stock_at_sql(source: Source) -> str:

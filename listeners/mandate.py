@@ -32,8 +32,7 @@ async def begin_reign(
     identity = await read_identity(keeping, await store.server_identity())
     if position.snapshot is None or last_generation not in (None, identity.generation):
         await skip_to_now(keeping)
-    # From here on: what was committed before the plan was made is in the log or in the tables.
-    plan = await load_plan(reader)
+    plan = await load_plan(reader)  # after the identity: should the sources change, the keeper sees it
     notify = await notify_allowed(reader)
     await store.begin(identity.generation, position.term)
     since = (await load_position(keeping)).snapshot

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from listeners.change_log import load_position, save_position
-from listeners.generation import Identity, adopt_database, read_identity, skip_to_now, start_over
+from listeners.generation import Identity, adopt_database, read_identity, read_system, skip_to_now, start_over
+from listeners.postgres import connected
 
 
 async def identity(pg: Any) -> Identity:
@@ -26,21 +27,20 @@ class TestTheIdentityOfADatabase:
             "DELETE FROM gateway.alive",  # what a crash does
             "SELECT nextval('gateway.loss_seq')",
             "UPDATE gateway.control SET nonce = 'another'",
+            "UPDATE gateway.sources SET attached_at = now() WHERE name = 'products'",
         ],
     )
-    async def test_changes_when_commits_may_have_been_taken_back_or_lost(self, pg: Any, event: str) -> None:
+    async def test_changes_when_topics_may_hold_what_is_no_more_or_lack_something(
+        self, pg: Any, event: str
+    ) -> None:
         await adopt_database(pg)
         first = await identity(pg)
         await pg.execute(event)
         assert (await identity(pg)).generation != first.generation
 
-    async def test_differs_between_databases_of_one_server(
-        self, database_url: str, pg: Any, empty_database_url: str
-    ) -> None:
-        here = (await identity(pg)).system
-        assert here.split("/")[1] == str(
-            await pg.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
-        )
+    async def test_differs_between_databases_of_one_server(self, pg: Any, empty_database_url: str) -> None:
+        async with connected(empty_database_url, purpose="test") as other:
+            assert await read_system(other) != await read_system(pg)
 
 
 class TestAdoption:

@@ -4,7 +4,9 @@ import pytest
 
 from listeners.generation import Identity
 
-IDENTITY = Identity(system="7/5", timeline="00000001", alive="a@7/5", losses="1false", nonce="n", redis="r,s")
+IDENTITY = Identity(
+    system="7/5", timeline="00000001", alive="a@7/5", losses="1false", sources="s", nonce="n", redis="r,s"
+)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Identity)])

@@ -13,8 +13,8 @@ from listeners.topic_store import Applied, TopicStore
 from protocol.envelope import Beat
 from protocol.items import Item
 
-IDENTITY = Identity(system="7/5", timeline="1", alive="a", losses="1", nonce="n", redis="r1")
-MANDATE = Mandate(IDENTITY, 3, "5:5:", LogPlan("mark", "SELECT", {}, []), notify=True)
+IDENTITY = Identity(system="7/5", timeline="1", alive="a", losses="1", sources="s", nonce="n", redis="r1")
+MANDATE = Mandate(IDENTITY, 3, "5:5:", LogPlan("SELECT", {}, []), notify=True)
 
 
 class FakeStore(TopicStore):
