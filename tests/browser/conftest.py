@@ -5,6 +5,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.browser.chromium import HOW_TO_GET_IT, find_chromium, launch
+from tests.browser.client_page import ClientPage
 from tests.browser.fake_gateway import FakeGateway
 
 # A connection that can not be made is what several tests are about; Chromium reports each on the console.
@@ -63,3 +64,9 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(context: BrowserContext) -> Page:
     return await context.new_page()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(page: Page, gateway: FakeGateway) -> ClientPage:
+    """client.js in a blank page of the gateway's."""
+    return ClientPage(page, gateway)

@@ -213,6 +213,10 @@ class FakeGateway:
     def topic(self, name: str) -> FakeTopic:
         return self.topics.setdefault(name, FakeTopic())
 
+    def hold(self, name: str, *items: JSON) -> None:
+        """Gives a topic these items and no others; nobody hears of it."""
+        self.topic(name).items = {item_key(item): item for item in items}
+
     def asked(self, kind: str) -> list[JSON]:
         return [message for message in self.received if message["type"] == kind]
 

@@ -12,7 +12,17 @@ from protocol.timestamps import format_time
 if TYPE_CHECKING:
     from tests.browser.fake_gateway import FakeGateway
 
-__all__ = ["LOCATIONS", "fill", "product", "public_items", "sales", "stock"]
+__all__ = [
+    "LOCATIONS",
+    "fill",
+    "hold_shop",
+    "product",
+    "public_items",
+    "sales",
+    "shelves",
+    "small_shop",
+    "stock",
+]
 
 JSON = dict[str, Any]
 
@@ -66,6 +76,36 @@ def stock(product_id: str, location_id: str, available: int, version: int = 1, *
         "low_stock_at": 5,
         "updated_at": _now(),
     } | fields
+
+
+def shelves(count: int, version: int = 1) -> list[JSON]:
+    """Stock of so many products at L1."""
+    return [stock(f"P{number}", "L1", number % 50, version) for number in range(count)]
+
+
+def hold_shop(gateway: "FakeGateway", *items: JSON) -> None:
+    """These items, in the topics of their products and locations."""
+    products = {item["product_id"]: item for item in items if item["kind"] == "product"}
+    for item in items:
+        gateway.topic(f"product:{item['product_id']}").apply([item])
+        if "location_id" in item:
+            at = [item, *([products[item["product_id"]]] if item["product_id"] in products else [])]
+            gateway.topic(f"location:{item['location_id']}").apply(at)
+
+
+def small_shop(gateway: "FakeGateway") -> None:
+    """Three products at two locations: enough, low and sold out, in three currencies."""
+    hold_shop(
+        gateway,
+        product("A", name="Kettle", price_minor=3900, category="Kitchen"),
+        product("B", name="Lamp", price_minor=8900, currency="EUR", category="Lighting"),
+        product("C", name="Mug", price_minor=1200, currency="JPY", category="Kitchen"),
+        stock("A", "L1", 40, 1, incoming=12),
+        stock("A", "L2", 2, 2),
+        stock("B", "L1", 3, 3, low_stock_at=None),
+        stock("C", "L1", 0, 4),
+    )
+    gateway.page = {"locations": [{"id": "L1", "name": "Market Street"}, "L2"], "featured": ["A", "B", "C"]}
 
 
 def public_items(topic: str, items: Iterable[JSON]) -> list[JSON]:
