@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from redis.asyncio import RedisCluster
+
 from listeners.errors import ListenersError
 from listeners.findings import Finding, fail, fine, warn
 from listeners.keys import Keys
@@ -41,12 +43,9 @@ async def examine_redis(url: str, *, prefix: str, timeout_s: float) -> list[Find
 
 async def _info(client: AnyRedis, section: str) -> dict[str, str]:
     """Of one node: in a cluster of any, since a cluster is set up alike."""
-    node = {"target_nodes": "random"} if hasattr(client, "get_random_node") else {}
+    node = {"target_nodes": "random"} if isinstance(client, RedisCluster) else {}
     reply: Any = await client.execute_command("INFO", section, **node)
-    if isinstance(reply, dict):
-        return {str(name): str(value) for name, value in reply.items()}
-    text = reply.decode() if isinstance(reply, bytes) else str(reply)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {str(name): str(value) for name, value in reply.items()}
 
 
 def _version(server: dict[str, str]) -> Finding:

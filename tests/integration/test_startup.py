@@ -1,6 +1,8 @@
 """The checks behind `serve`'s start, against real servers that refuse, are late or are the wrong ones."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +12,7 @@ from structlog.testing import capture_logs
 
 from gateway.config import Settings
 from gateway.startup import StartRefused, Startup, check_listener
-from listeners.errors import Refused
+from listeners.errors import Refused, Unavailable
 from tests.support.ports import free_port
 from tests.support.proxy import proxied
 from tests.support.waiting import eventually
@@ -96,6 +98,20 @@ async def test_a_listener_that_refuses(database_url: str) -> None:
     await check_listener(database_url, timeout_s=5)
     with pytest.raises(Refused):
         await check_listener(f"{database_url}_none", timeout_s=5)
+
+
+async def test_a_standby_is_waited_for(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Standby:
+        async def fetchval(self, _: str) -> bool:
+            return True
+
+    @asynccontextmanager
+    async def connected(*_: object, **__: object) -> AsyncIterator[Standby]:
+        yield Standby()
+
+    monkeypatch.setattr("gateway.startup.connected", connected)
+    with pytest.raises(Unavailable, match="standby"):
+        await check_listener(database_url, timeout_s=5)
 
 
 async def test_the_database_is_not_touched(database_url: str, redis_url: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway import cli
+from gateway.config import Address
 from gateway.errors import CommandFailed, SettingsError
 from listeners.errors import Unavailable
 
@@ -205,6 +206,33 @@ class TestToken:
         ]
         assert run(*arguments) == 1
         assert "this version has no tokens" in only_line(capsys)
+
+
+class TestServe:
+    def test_an_ops_port_that_is_taken(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bound: list[Socket] = []
+
+        class Socket:
+            closed = False
+
+            def close(self) -> None:
+                self.closed = True
+
+        def bind(address: Address, *, setting: str, **_: object) -> Socket:
+            if setting == "GATEWAY_OPS_LISTEN":
+                raise CommandFailed(f"{setting}={address}: the port is taken")
+            bound.append(Socket())
+            return bound[0]
+
+        monkeypatch.setattr("gateway.commands.serve.bind_socket", bind)
+        monkeypatch.setattr("gateway.commands.serve.configure_logging", lambda *_: None)
+        monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://127.0.0.1:1/none")
+        monkeypatch.setenv("GATEWAY_REDIS_URL", "redis://127.0.0.1:1")
+        assert run("serve") == 1
+        assert only_line(capsys) == "inventory-gateway: GATEWAY_OPS_LISTEN=127.0.0.1:8081: the port is taken"
+        assert bound[0].closed
 
 
 class TestAttach:
