@@ -212,13 +212,13 @@ class TestServe:
     def test_an_ops_port_that_is_taken(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        bound: list[Socket] = []
-
         class Socket:
             closed = False
 
             def close(self) -> None:
                 self.closed = True
+
+        bound: list[Socket] = []
 
         def bind(address: Address, *, setting: str, **_: object) -> Socket:
             if setting == "GATEWAY_OPS_LISTEN":
