@@ -127,13 +127,17 @@ class Copy:
         self.items.clear()
         self._versions.clear()
 
+    def version(self, key: str) -> int:
+        """The version held or remembered for the key; -1: none in this epoch."""
+        return self._versions.get(key, -1)
+
     def apply(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Applies decoded items and returns those that were newer than what was held."""
         return [item for item in items if self._apply_one(item)]
 
     def _apply_one(self, item: dict[str, Any]) -> bool:
         key = item_key(item)
-        if item["version"] <= self._versions.get(key, -1):
+        if item["version"] <= self.version(key):
             return False
         self._versions[key] = item["version"]
         if item.get("deleted"):

@@ -13,10 +13,11 @@ from gateway.outgoing import Delivery, Outgoing
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.envelope import Changed, Position, Ready, Voided
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.items import Copy, Item, build_item
+from protocol.items import Item, build_item
 from protocol.principal import View
 from protocol.subscription import Signal, Subscription
 from protocol.topics import Topic
+from tests.support.checker import CheckedCopies
 
 __all__ = ["Client", "FakeFeed", "product", "stock"]
 
@@ -168,23 +169,19 @@ class FakeFeed:
             raise self.failure
 
 
-class Client:
-    """One connection with its copy of every topic, checked by the rules of the contract as it goes.
+class Client(CheckedCopies):
+    """One connection whose socket is a method: everything that is written is checked at once.
 
     `room` is how many frames its socket takes before it is congested; None: all of them.
     """
 
     def __init__(self, hub: Hub, metrics: GatewayMetrics | None = None) -> None:
+        super().__init__()
         self.hub = hub
-        self.messages: list[dict[str, Any]] = []
-        self.copies: dict[str, Copy] = {}
         self.room: int | None = None
         self.deliveries: dict[str, Delivery] = {}
         self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), refuse=self._refused)
         self.refusals: list[ProtocolError] = []
-        self.views: dict[str, View] = {}  # what each copy is a copy of
-        self._positions: dict[str, tuple[str, int]] = {}
-        self._complete: dict[str, bool] = {}
 
     # --- what a user does
 
@@ -192,17 +189,16 @@ class Client:
         self.leave(topic)
         delivery = Delivery(Subscription(topic, None, view), self.outgoing, resume=resume)
         self.deliveries[topic] = delivery
+        self.held[topic] = view
         self.hub.subscribe(delivery)
         return delivery
 
     def leave(self, topic: str) -> None:
         delivery = self.deliveries.pop(topic, None)
+        self.held.pop(topic, None)
         if delivery is not None:
             delivery.subscription.signal(Signal.LEFT)
             self.hub.leave(delivery)
-
-    def position(self, topic: str) -> Position:
-        return Position(*self._positions[topic])
 
     def drain(self, frames: int | None = None) -> None:
         """Its socket takes so many frames again; None: all there will ever be."""
@@ -210,22 +206,12 @@ class Client:
         if self.outgoing.congested and frames != 0:
             self.outgoing.resume()
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.messages if message["type"] == kind]
-
-    def is_complete(self, topic: str) -> bool:
-        return self._complete.get(topic, False)
-
-    def holds(self, topic: str) -> dict[str, int]:
-        """Versions by key."""
-        return {key: item["version"] for key, item in self.copies[topic].items.items()}
-
     # --- asyncio's transport
 
     def write(self, data: bytes) -> None:
         payload = data[2:] if data[1] < 126 else data[4:] if data[1] == 126 else data[10:]
         assert len(payload) <= 65536
-        self._receive(orjson.loads(payload))
+        self.receive(orjson.loads(payload))
         if self.room is not None:
             self.room -= 1
             if self.room <= 0:
@@ -234,40 +220,5 @@ class Client:
     def _refused(self, subscription: Subscription, error: ProtocolError) -> None:
         subscription.signal(Signal.REFUSED)
         self.deliveries.pop(subscription.topic)
+        self.held.pop(subscription.topic)
         self.refusals.append(error)
-
-    def _receive(self, message: dict[str, Any]) -> None:
-        self.messages.append(message)
-        topic = message.get("topic", "")
-        if message["type"] in ("snapshot", "resumed", "delta"):
-            assert topic in self.deliveries, f"{message} for a topic that was left"
-        if message["type"] == "snapshot":
-            self._snapshot(topic, message)
-        elif message["type"] == "resumed":
-            assert self._positions[topic] == (message["epoch"], message["seq"])
-            self._complete[topic] = True
-        elif message["type"] == "delta":
-            assert self._complete[topic], "a delta before the snapshot's last part"
-            epoch, seq = self._positions[topic]
-            assert epoch == message["epoch"]
-            assert seq <= message["seq"]
-            self._positions[topic] = (epoch, message["seq"])
-            self._apply(topic, message["items"])
-
-    def _snapshot(self, topic: str, message: dict[str, Any]) -> None:
-        copy = self.copies.setdefault(topic, Copy())
-        if message["part"] == 1:
-            epoch, seq = self._positions.get(topic, ("", 0))
-            assert epoch != message["epoch"] or message["seq"] >= seq, "a snapshot went back"
-            copy.reset()
-            self.views[topic] = self.deliveries[topic].subscription.view
-        self._positions[topic] = (message["epoch"], message["seq"])
-        self._complete[topic] = message["last"]
-        self._apply(topic, message["items"])
-
-    def _apply(self, topic: str, items: list[dict[str, Any]]) -> None:
-        copy = self.copies[topic]
-        for item in items:
-            key = ":".join(item[k] for k in ("kind", "product_id", "location_id") if k in item)
-            assert item["version"] >= copy._versions.get(key, 0), f"{key} went back"
-        copy.apply(items)
