@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -125,18 +125,18 @@ class _Seeder:
     async def _write_chunk(self, connection: Any, numbers: range) -> None:
         products = [product(number, self._shop.vendor_of(number)) for number in numbers]
         stock = [row for number in numbers for row in self._shop.stock_of(number)]
-        for attempt in range(1, _TRIES + 1):
-            try:
-                added = await self._add(connection, products, stock)
-                break
-            except asyncpg.UniqueViolationError:
-                # Somebody else seeds, too, and was first here: COPY knows no ON CONFLICT.
-                self._empty = False
-                if attempt == _TRIES:
-                    raise
+        added = await self._add_missing(connection, products, stock)
         self.products += added.products
         self.stock += added.stock
         self._advance(len(products) + len(stock))
+
+    async def _add_missing(self, connection: Any, products: list[Product], stock: list[Stock]) -> Seeded:
+        for _ in range(_TRIES - 1):
+            with suppress(asyncpg.UniqueViolationError):
+                return await self._add(connection, products, stock)
+            # Somebody else seeds, too, and was first here: COPY knows no ON CONFLICT.
+            self._empty = False
+        return await self._add(connection, products, stock)
 
     async def _add(self, connection: Any, products: list[Product], stock: list[Stock]) -> Seeded:
         if not self._empty:

@@ -1,3 +1,5 @@
+import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +21,14 @@ import pytest
 import websockets
 
 from gateway.cli import run_command
-from listeners.embedded import binaries, guard, reachable_data_dir
+from gateway.commands import dev as dev_command
+from gateway.commands import dev_servers
+from gateway.commands.dev_servers import hold_directory, wipe
+from gateway.config import Address, Settings
+from gateway.errors import CommandFailed
+from gateway.sockets import bound_address
+from listeners.embedded import EmbeddedError, binaries, guard, reachable_data_dir
+from tests.support.ports import free_port
 from tests.support.servers import server_directory
 from tests.support.waiting import eventually
 
@@ -318,6 +327,108 @@ class TestUsage:
             monkeypatch.setenv("GATEWAY_OPS_LISTEN", address)
             assert run_command(["dev", "--data-dir", str(directory)]) == 1
             assert f"GATEWAY_OPS_LISTEN={address}: the port is taken" in capsys.readouterr().err
+
+
+class TestItsPorts:
+    """Without a socket of another program in the way this is what everybody sees: 8080 and 8081."""
+
+    @pytest.fixture
+    def usual(self, monkeypatch: pytest.MonkeyPatch) -> Address:
+        """The usual ports, which may be in use on this machine, moved to free ones."""
+        monkeypatch.setattr(dev_command, "PORT", free_port())
+        return Address("127.0.0.1", free_port())
+
+    def bound(self, settings: Settings) -> tuple[Address, Address]:
+        ports = dev_command._Ports.bind(settings, None)
+        try:
+            return bound_address(ports.clients), bound_address(ports.ops)
+        finally:
+            ports.close()
+
+    def test_are_the_usual_ones_for_this_machine_alone(self, usual: Address) -> None:
+        # model_copy does not count as given by anybody.
+        settings = Settings().model_copy()
+        object.__setattr__(settings, "ops_listen", usual)
+        assert self.bound(settings) == (Address("127.0.0.1", dev_command.PORT), usual)
+
+    def test_the_operators_gives_way_to_who_has_it_already(self, usual: Address) -> None:
+        settings = Settings().model_copy()
+        object.__setattr__(settings, "ops_listen", usual)
+        with socket.create_server(usual):
+            clients, ops = self.bound(settings)
+        assert clients.port == dev_command.PORT
+        assert ops.port != usual.port
+
+    def test_are_shown_as_this_machine_reaches_them(self) -> None:
+        with socket.create_server(("", 0)) as every:
+            assert dev_command._reachable(every) == ("127.0.0.1", every.getsockname()[1])
+
+
+class TestReadiness:
+    async def test_is_not_waited_for_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dev_command, "READY_S", 0.1)
+        nowhere = Address("127.0.0.1", free_port())
+        with pytest.raises(CommandFailed, match=r"not ready after 0\.1 s: see http://127"):
+            await dev_command._until_ready(nowhere, asyncio.Event())
+
+    async def test_nor_after_the_end_was_asked_for(self) -> None:
+        stop = asyncio.Event()
+        stop.set()
+        assert not await dev_command._until_ready(Address("127.0.0.1", free_port()), stop)
+
+    async def test_is_what_the_operators_port_says(self) -> None:
+        answers = [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\n\r\n"]
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answers.pop(0))
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            ops = Address(*server.sockets[0].getsockname())
+            assert await dev_command._until_ready(ops, asyncio.Event())
+        assert answers == []
+
+
+class TestTheLock:
+    @pytest.fixture
+    def ending(self, directory: Path) -> Iterator[Path]:
+        """A server's directory whose lock the guard of a killed process still holds."""
+        directory = directory / "valkey"
+        directory.mkdir(parents=True)
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write(f"{ended.pid}\n")
+            lock.flush()
+            yield directory
+
+    def test_of_one_that_is_ending_is_told(self, ending: Path) -> None:
+        with pytest.raises(EmbeddedError, match="in use by a process that is ending"), hold_directory(ending):
+            raise AssertionError("it was had")
+
+    async def test_nothing_is_wiped_under_a_server(
+        self, ending: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dev_servers, "_LOCK_WAIT_S", 0.1)
+        with pytest.raises(EmbeddedError, match="locked by a server that does not stop"):
+            await wipe(ending.parent)
+        assert (ending / "lock").exists()
+
+    async def test_what_can_not_be_wiped_is_told(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        (directory / "valkey").mkdir(parents=True)
+        monkeypatch.setattr(shutil, "rmtree", refuse)
+        try:
+            with pytest.raises(EmbeddedError, match="can not be deleted: Permission denied"):
+                await wipe(directory)
+        finally:
+            monkeypatch.undo()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")

@@ -18,10 +18,11 @@ from gateway.errors import CommandFailed, SettingsError
 from gateway.sample import seeding
 from gateway.sample.catalogue import Assortment
 from gateway.sample.pacing import Pacer
+from gateway.sample.page import page_settings
 from gateway.sample.planning import Kind, Planner
 from gateway.sample.selling import Tally, read_shelves, sell
 from listeners.embedded import PostgresServer
-from listeners.errors import Refused, Unavailable
+from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.migrations import migrate
 from listeners.postgres import connected
 from tests.support.waiting import eventually
@@ -130,6 +131,22 @@ class TestSeedAgain:
             seeding_twice = [tasks.create_task(seed_shop(database_url, SHOP)) for _ in range(2)]
         assert sum(task.result().stock for task in seeding_twice) == 900
         assert (await counts(pg))["inventory"] == 900
+
+    async def test_one_that_was_overtaken_adds_the_rest(
+        self, database_url: str, pg: asyncpg.Connection
+    ) -> None:
+        await seed_shop(database_url, Assortment(products=100, locations=3))
+        overtaken = seeding._Seeder(SHOP, lambda rows: None, empty=True)
+        await overtaken.write(lambda: connect(database_url))
+        assert (overtaken.products, overtaken.stock) == (200, 600)
+        assert (await counts(pg))["inventory"] == 900
+
+    async def test_what_is_unique_beyond_its_key_is_not_tried_for_ever(
+        self, database_url: str, pg: asyncpg.Connection
+    ) -> None:
+        await pg.execute("CREATE UNIQUE INDEX ON public.products (category)")
+        with pytest.raises(ListenersError, match="products_category_idx"):
+            await seed_shop(database_url, SHOP)
 
     async def test_beside_another_shop_is_refused_in_one_line(
         self, database_url: str, pg: asyncpg.Connection
@@ -296,6 +313,21 @@ class TestWhenPostgresGoesAway:
             tasks.create_task(feed.run(stop))
             await eventually(lambda: feed.tally.reconnects > 2)
             stop.set()
+
+
+class TestThePage:
+    async def test_is_told_the_first_products_on_sale_and_the_open_places(
+        self, shop_url: str, pg: asyncpg.Connection
+    ) -> None:
+        await pg.execute("UPDATE public.products SET status = 'draft' WHERE product_id = 'P000002'")
+        await pg.execute("UPDATE public.locations SET active = false WHERE location_id = 'L3'")
+        settings = await page_settings(pg)
+        assert settings["featured"][:3] == ["P000001", "P000003", "P000004"]
+        assert len(settings["featured"]) == 12
+        assert settings["locations"] == [
+            {"id": "L1", "name": "Market Street"},
+            {"id": "L2", "name": "Harbour"},
+        ]
 
 
 class TestCommands:
