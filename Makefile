@@ -34,6 +34,7 @@ bench: $(STAMP)
 specs: $(STAMP)
 	$(BIN)/python -m protocol.asyncapi > protocol/asyncapi.json
 	$(BIN)/python -m gateway.http.openapi > gateway/http/openapi.json
+	$(BIN)/python -m gateway.settings_document
 
 # The locks are made for every platform and Python the project supports, with hashes.
 LOCK = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \

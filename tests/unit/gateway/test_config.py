@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gateway.config import Address, Settings, load_settings, settings_table
 from gateway.errors import SettingsError
-from gateway.settings_document import settings_document
+from gateway.settings_document import settings_document, with_summary
 
 ROOT = Path(__file__).parents[3]
 
@@ -290,6 +290,9 @@ class TestTheDocument:
         assert all(f"| `GATEWAY_{name}` |" in settings_table() for name in CONTRACT)
 
     def test_docs_settings_md_is_current(self) -> None:
-        assert (ROOT / "docs" / "settings.md").read_text() == settings_document(), (
-            "run: python -m gateway.settings_document > docs/settings.md"
-        )
+        assert (ROOT / "docs" / "settings.md").read_text() == settings_document(), "run: make specs"
+
+    def test_the_readme_has_every_default(self) -> None:
+        readme = (ROOT / "README.md").read_text()
+        assert with_summary(readme) == readme, "run: make specs"
+        assert all(f"| `GATEWAY_{name}` |" in readme for name in CONTRACT)
