@@ -108,6 +108,11 @@ class TestMigrateFromZero:
         finally:
             await query(empty_database_url, f"DROP ROLE {name}")
 
+    async def test_goes_on_where_another_was_killed(self, pg: Any, database_url: str) -> None:
+        await pg.execute("UPDATE gateway.control SET shop = NULL")
+        await detach(pg, "inventory")
+        assert await migrate(database_url) == ["source inventory"]
+
     async def test_a_database_that_is_not_there(self, empty_database_url: str) -> None:
         with pytest.raises(Refused):
             await migrate(with_database(empty_database_url, "nowhere"))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from listeners.capture_sql import checksum, create_functions
-from listeners.source_sql import quote_identifier, quote_literal, read_sql
+from listeners.source_sql import item_of, key_parameter, quote_identifier, quote_literal, read_sql
 from listeners.sources import Source, default_sources
 from listeners.topic_query import TopicQuery
 from protocol.topics import parse_topic
@@ -51,6 +51,38 @@ class TestQuoting:
             opening = statement.split("AS ", 1)[1].split("\n", 1)[0]
             assert statement.count(opening) == 2
             assert statement.endswith(f"{opening};")
+
+
+class TestItems:
+    def test_take_constants_as_they_are(self) -> None:
+        source = Source.model_validate(
+            STOCK | {"columns": STOCK["columns"] | {"damaged": {"value": 0}, "available": {"value": 3}}}
+        )
+        item = item_of(source, "n")
+        assert "'location_id', 'main'::text" in item
+        assert "'damaged', 0" in item
+        assert "'available', 3" in item
+
+    def test_compute_what_is_available(self) -> None:
+        source = Source.model_validate(STOCK | {"columns": STOCK["columns"] | {"safety_stock": {"value": 2}}})
+        assert "'available', gateway.number(to_jsonb(n.on_hand)) - 2" in item_of(source, "n")
+
+    def test_compute_what_is_on_hand_where_only_the_available_is_known(self) -> None:
+        columns = {field: column for field, column in STOCK["columns"].items() if field != "on_hand"}
+        source = Source.model_validate(
+            STOCK | {"columns": columns | {"available": "free", "reserved": "held"}}
+        )
+        expected = "'on_hand', gateway.number(to_jsonb(n.available)) + gateway.number(to_jsonb(n.reserved))"
+        assert expected in item_of(source, "n")
+
+
+class TestKeyParameter:
+    @pytest.mark.parametrize(
+        ("key_type", "cast"), [("text", "$1"), ("integer", "::bigint"), ("uuid", "::uuid")]
+    )
+    def test_fits_the_column(self, key_type: str, cast: str) -> None:
+        source = Source.model_validate(STOCK | {"shape": {"key_types": {"product_id": key_type}}})
+        assert cast in key_parameter(source, "product_id", "$1")
 
 
 class TestChecksum:
