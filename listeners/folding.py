@@ -1,5 +1,6 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -58,14 +59,27 @@ class _Entry:
 class Folded:
     """A batch of log rows, by topic and key: for each the newest word, that is the one with the highest id.
 
-    Ids follow the order of commits per key, versions do not always.
+    Ids follow the order of commits per key, versions do not always: an INSERT that has waited for a DELETE of
+    the same key is newer than its tombstone and has the lower version. Both are sent then, in this order,
+    and the store voids the topic; the INSERT alone would be refused by a topic that was loaded in between.
     """
 
-    __slots__ = ("_feeds", "_routes", "beat", "changed_at_ms", "locations", "rows", "skipped", "truncated")
+    __slots__ = (
+        "_feeds",
+        "_overtaken",
+        "_routes",
+        "beat",
+        "changed_at_ms",
+        "locations",
+        "rows",
+        "skipped",
+        "truncated",
+    )
 
     def __init__(self, feeds: Mapping[str, Collection[str]]) -> None:
         self._feeds = feeds
         self._routes: dict[str, dict[str, _Entry]] = {}
+        self._overtaken: dict[str, list[_Entry]] = {}  # by topic: of a higher version than what came after
         self.rows = 0  # without markers
         self.skipped = 0  # rows that can not become items, so far
         self.locations: set[str] = set()  # ids of changed locations: what they feed is void
@@ -81,7 +95,10 @@ class Folded:
     def changes(self, only: Collection[str] | None = None) -> dict[str, list[LogItem]]:
         """The items of each topic, or of those in `only`; `skipped` counts what turned out to be no item."""
         wanted = self._routes.keys() if only is None else self._routes.keys() & only
-        return {topic: [self._log_item(entry) for entry in self._routes[topic].values()] for topic in wanted}
+        return {topic: [self._log_item(entry) for entry in self._entries(topic)] for topic in wanted}
+
+    def _entries(self, topic: str) -> Iterable[_Entry]:
+        return chain(self._overtaken.get(topic, ()), self._routes[topic].values())
 
     def _log_item(self, entry: _Entry) -> LogItem:
         item, refused = entry.build()
@@ -123,9 +140,8 @@ class Folded:
         here = f"location:{location}"
         self._route(row, "stock", key, data, (f"product:{product}", here, f"vendor:{vendor}"))
         if row.product is not None and row.product_version is not None and row.op != "D":
-            entry = _Entry(
-                row.id, "product", f"product:{product}", row.product_version, orjson.loads(row.product)
-            )
+            # Looked up, not logged: no id says when it was written, the version has to.
+            entry = _Entry(0, "product", f"product:{product}", row.product_version, orjson.loads(row.product))
             self._routes.setdefault(here, {})[entry.key] = entry
         return True
 
@@ -153,8 +169,11 @@ class Folded:
             items = routes.get(topic)
             if items is None:
                 routes[topic] = {key: entry}
-            else:
-                items[key] = entry
+                continue
+            held = items.get(key)
+            if held is not None and held.version > version:
+                self._overtaken.setdefault(topic, []).append(held)
+            items[key] = entry
 
 
 def _id(data: dict[str, Any], name: str) -> str | None:

@@ -54,13 +54,13 @@ class TestWhereRowsGo:
     def test_new_stock_brings_its_product_into_the_location(self) -> None:
         new = row(5, "I", "stock", stock(), product=product(), product_version=3)
         changes = versions(fold([new]).changes())
-        assert changes["location:L1"] == {"stock:A:L1": (5, False, 5), "product:A": (3, False, 5)}
+        assert changes["location:L1"] == {"stock:A:L1": (5, False, 5), "product:A": (3, False, 0)}
         assert changes["product:A"] == changes["vendor:V"] == {"stock:A:L1": (5, False, 5)}
 
     def test_a_fold_that_contains_an_insert_brings_it_too(self) -> None:
         new = row(5, "I", "stock", stock(), product=product(), product_version=3)
         changes = versions(fold([new, row(6, "U", "stock", stock())]).changes())
-        assert changes["location:L1"] == {"stock:A:L1": (6, False, 6), "product:A": (3, False, 5)}
+        assert changes["location:L1"] == {"stock:A:L1": (6, False, 6), "product:A": (3, False, 0)}
 
     def test_a_deleted_row_is_a_tombstone_wherever_the_row_was(self) -> None:
         changes = fold([row(2, "D", "stock", stock())]).changes()
@@ -106,6 +106,19 @@ class TestTheHighestIdWins:
         inserted = row(9, "I", "stock", stock(), version=11)
         changes = versions(fold([deleted, inserted]).changes())
         assert changes["product:A"] == {"stock:A:L1": (11, False, 9)}
+
+    def test_but_a_higher_version_that_it_overtakes_is_sent_before_it(self) -> None:
+        deleted = row(7, "D", "stock", stock(), version=12)
+        inserted = row(9, "I", "stock", stock(), version=11)
+        changes = fold([deleted, inserted]).changes()
+        assert [(i.version, i.deleted, log_id) for i, log_id in changes["product:A"]] == [
+            (12, True, 7),
+            (11, False, 9),
+        ]
+
+    def test_a_product_that_was_looked_up_has_no_log_id(self) -> None:
+        new = row(5, "I", "stock", stock(), product=product(), product_version=3)
+        assert [log_id for item, log_id in fold([new]).changes()["location:L1"] if item.version == 3] == [0]
 
     def test_in_whatever_order_they_come(self) -> None:
         rows = [row(n, "U", "stock", stock(on_hand=n)) for n in (3, 1, 2)]
