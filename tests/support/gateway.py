@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 from websockets.asyncio.client import connect
 
 from gateway.app import serve
@@ -32,6 +33,10 @@ class RunningGateway:
     @property
     def ops_url(self) -> str:
         return f"http://127.0.0.1:{self.ops_port}"
+
+    async def is_ready(self) -> bool:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return (await http.get(f"{self.ops_url}/readyz")).status_code == 200
 
     def connect(self, query: str = "", **options: Any) -> connect:
         return connect(self.url + query, **{"proxy": None, "max_size": None, **options})
