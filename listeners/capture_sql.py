@@ -127,9 +127,9 @@ def _stamping(source: Source) -> dict[str, str]:
     that may be an unmapped column.
     """
     shape = source.shape
-    stamps = {source.version_column or "": _NEXT_VERSION}
+    stamps = {source.version_column or "": f"pg_catalog.{_NEXT_VERSION}"}
     if source.stamp_updated_at and isinstance(mapping := source.columns["updated_at"], Column):
-        stamps[mapping.column] = "clock_timestamp()"
+        stamps[mapping.column] = "pg_catalog.clock_timestamp()"
     unmapped = shape.unmapped
     if set(shape.generated) & set(source.mapped_columns):
         unmapped = ()

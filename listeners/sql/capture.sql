@@ -1,21 +1,23 @@
 What attach makes of a source. Names in braces are filled in by listeners/capture_sql.py, quoted where needed.
 
-The trigger functions run as the owner of the gateway's schema, so a role of the shop needs no right on it;
-pg_temp stands last in the search path, or a type of that name in it would be taken first. They name no column
+The trigger functions run as the owner of the gateway's schema, so a role of the shop needs no right on it; pg_temp
+stands last in their search path, or a type of that name in it would be taken first. They name no column
 without a substitute and parse no value of the row, so that a column dropped or altered later, or a json column
 that jsonb would not take, fails nobody. They have no EXCEPTION block: a subtransaction per statement overflows
 the 64 entries that a backend announces.
 
 -- name: stamp
 CREATE OR REPLACE FUNCTION {stamp_function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER
 AS {quote}
 BEGIN
-    -- *<> compares the bytes of the columns, whatever their types; those that do not count are null on both sides.
-    IF TG_OP = 'INSERT'
-        OR jsonb_populate_record(NEW, {ignored}) *<> jsonb_populate_record(OLD, {ignored})
+    -- It runs for each row, and to set a search path costs a quarter of it: every name is qualified instead.
+    -- *<> compares the bytes of the columns, whatever their types; what does not count is null on both sides.
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
+        OR pg_catalog.jsonb_populate_record(NEW, {ignored})
+            OPERATOR(pg_catalog.*<>) pg_catalog.jsonb_populate_record(OLD, {ignored})
     THEN
-        RETURN jsonb_populate_record(NEW, jsonb_build_object({stamps}));
+        RETURN pg_catalog.jsonb_populate_record(NEW, pg_catalog.jsonb_build_object({stamps}));
     END IF;
     {unchanged}
 END
@@ -27,8 +29,10 @@ RETURN OLD;  -- the stamps too, whatever the writer has put there: an ORM writes
 -- name: unchanged_but
 -- Only columns that no item is made of have changed. They are kept, and the stamps are kept as well; a writer that
 -- has put another version there gets a new one.
-IF jsonb_populate_record(NEW, {unstamped}) *<> jsonb_populate_record(OLD, {unstamped}) THEN
-        RETURN jsonb_populate_record(NEW, jsonb_build_object({stamps}));
+IF pg_catalog.jsonb_populate_record(NEW, {unstamped})
+        OPERATOR(pg_catalog.*<>) pg_catalog.jsonb_populate_record(OLD, {unstamped})
+    THEN
+        RETURN pg_catalog.jsonb_populate_record(NEW, pg_catalog.jsonb_build_object({stamps}));
     END IF;
     RETURN NEW;
 

@@ -68,6 +68,11 @@ class TestRoleWithoutRights:
                 $$ BEGIN RAISE 'caught'; END $$;
             CREATE FUNCTION mine.nextval(regclass) RETURNS bigint LANGUAGE plpgsql AS
                 $$ BEGIN RAISE 'caught'; END $$;
+            CREATE FUNCTION mine.jsonb_populate_record(anyelement, jsonb) RETURNS anyelement
+                LANGUAGE plpgsql AS $$ BEGIN RAISE 'caught'; END $$;
+            CREATE FUNCTION mine.differ(record, record) RETURNS boolean LANGUAGE plpgsql AS
+                $$ BEGIN RAISE 'caught'; END $$;
+            CREATE OPERATOR mine.*<> (LEFTARG = record, RIGHTARG = record, FUNCTION = mine.differ);
             CREATE TEMPORARY TABLE new_rows (product_id text);
             CREATE TYPE pg_temp.jsonb AS (x int);
             SET search_path = mine, pg_catalog, public;
