@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
 from gateway.errors import CommandFailed
@@ -66,7 +67,7 @@ async def serve(
     ops_server = HttpServer(make_ops_app(readiness, metrics.render))
     await ops_server.start(ops)
     try:
-        if await _before(stop, startup.wait()):
+        if await run_until(stop, startup.wait()):
             async with _replica(settings, metrics, page=page) as replica:
                 readiness.current = replica
                 await replica.run(clients, stop, on_tick=ops_server.tick, started=started)
@@ -75,21 +76,6 @@ async def serve(
     finally:
         clients.close()
         await ops_server.stop()
-
-
-async def _before(stop: asyncio.Event, work: Awaitable[None]) -> bool:
-    """Does the work unless `stop` is set first. Raises what the work raises."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-            return True
-        return False
-    finally:
-        working.cancel()
-        stopping.cancel()
 
 
 class _Readiness:

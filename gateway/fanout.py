@@ -11,9 +11,9 @@ from typing import Final
 
 from gateway.frames import text_frame
 from gateway.metrics import GatewayMetrics
-from gateway.outgoing import Delivery, chunks
-from protocol.dialects import Dialect
-from protocol.items import Item
+from gateway.outgoing import Delivery
+from protocol.dialects import DELTA_ITEMS_BYTES, Dialect
+from protocol.items import Item, split_by_size
 
 __all__ = ["Fanout"]
 
@@ -130,7 +130,7 @@ class Fanout:
             return
         budget = FLUSH_BYTES
         while self._pending and budget > 0:
-            chunk = next(chunks(self._pending.values()))
+            chunk = next(split_by_size(self._pending.values(), DELTA_ITEMS_BYTES))
             for item in chunk:
                 del self._pending[item.key]
                 budget -= len(item.body)

@@ -7,42 +7,24 @@ client costs at most the distinct items it watches, however slow it is.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from gateway.frames import text_frame
 from gateway.metrics import GatewayMetrics
-from protocol.dialects import Dialect
+from protocol.dialects import DELTA_ITEMS_BYTES, Dialect
 from protocol.envelope import Position
 from protocol.errors import ProtocolError
-from protocol.items import Item
+from protocol.items import Item, split_by_size
 from protocol.subscription import Signal, Subscription, SubscriptionState
 
-__all__ = ["CHUNK_BYTES", "Delivery", "Outgoing", "Transport", "chunks"]
-
-# What fits into one message of 64 KiB beside its head (topic, epoch, seq and a subscribe id, escaped).
-CHUNK_BYTES = 63 * 1024
+__all__ = ["Delivery", "Outgoing", "Transport"]
 
 
 class Transport(Protocol):
     """The part of asyncio.Transport that is written to."""
 
     def write(self, data: bytes) -> None: ...
-
-
-def chunks(items: Iterable[Item], limit: int = CHUNK_BYTES) -> Iterator[list[Item]]:
-    """The items in order, cut so that the bodies of a chunk fit into one message (`limit` in bytes)."""
-    chunk: list[Item] = []
-    size = 0
-    for item in items:
-        length = len(item.body) + 1
-        if chunk and size + length > limit:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += length
-    if chunk:
-        yield chunk
 
 
 class Delivery:
@@ -124,7 +106,7 @@ class Delivery:
 
     def drain_chunk(self) -> bool:
         """Sends one message of dirty items. False once none are left."""
-        chunk = next(chunks(self._dirty.values()))
+        chunk = next(split_by_size(self._dirty.values(), DELTA_ITEMS_BYTES))
         for item in chunk:
             del self._dirty[item.key]
         if not self._dirty and self.fanout is not None:
@@ -199,7 +181,7 @@ class Outgoing:
         self._metrics.sent(message_type, 1, len(frame))
 
     def send_delta(self, subscription: Subscription, seq: int, items: Sequence[Item]) -> None:
-        """`items` fit into one message (chunks())."""
+        """`items` fit into one message (DELTA_ITEMS_BYTES)."""
         for payload in self.dialect.deltas(subscription.topic, subscription.epoch, seq, seq, items):
             self.send("delta", payload)
 

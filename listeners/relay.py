@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from listeners.backoff import Backoff
+from listeners.cancelling import apart
 from listeners.election import Election, Tenure
 from listeners.errors import ListenersError, Refused
 from listeners.generation import start_over
@@ -72,11 +73,15 @@ class Relay:
         """
         while True:
             try:
-                async with self._election.elected() as tenure, asyncio.TaskGroup() as group:
-                    group.create_task(tenure.watch())
-                    group.create_task(self._reign_once(tenure))
+                await apart(self._stand_for_election())
             except Exception as error:  # noqa: BLE001  # logged, with its traceback if it is a surprise
                 await asyncio.sleep(self._failed(error))
+
+    async def _stand_for_election(self) -> None:
+        """Returns by an error alone: that of the election, or of the reign that followed."""
+        async with self._election.elected() as tenure, asyncio.TaskGroup() as group:
+            group.create_task(tenure.watch())
+            group.create_task(self._reign_once(tenure))
 
     def _failed(self, error: Exception) -> float:
         """Log why a reign, or the try to begin one, has ended; returns the seconds until the next try."""

@@ -1,6 +1,6 @@
 """Items as they travel from the relay to the clients: a key, a version and the encoded body."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -9,7 +9,17 @@ import orjson
 from protocol.timestamps import normalise_time
 from protocol.topics import is_key
 
-__all__ = ["MAX_BODY_BYTES", "Copy", "InvalidRow", "Item", "ItemKind", "build_item", "item_key", "tombstone"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Copy",
+    "InvalidRow",
+    "Item",
+    "ItemKind",
+    "build_item",
+    "item_key",
+    "split_by_size",
+    "tombstone",
+]
 
 
 class ItemKind(StrEnum):
@@ -109,6 +119,21 @@ def tombstone(key: str, version: int) -> Item:
     if location:
         body["location_id"] = location[0]
     return Item(key, version, True, orjson.dumps(body | {"version": version, "deleted": True}))
+
+
+def split_by_size(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
+    """Cuts items into runs whose bodies, a byte added to each for the comma, are within `limit` bytes."""
+    group: list[Item] = []
+    room = limit
+    for item in items:
+        size = len(item.body) + 1
+        if size > room and group:
+            yield group
+            group, room = [], limit
+        group.append(item)
+        room -= size
+    if group:
+        yield group
 
 
 class Copy:

@@ -8,7 +8,7 @@ import orjson
 
 from protocol.dialects import DELTA_ITEMS_BYTES, MAX_PAYLOAD_BYTES
 from protocol.errors import ProtocolError
-from protocol.items import Item
+from protocol.items import Item, split_by_size
 from protocol.messages import ClientMessage, SessionLimits
 from protocol.parsing import parse_client_message
 from protocol.timestamps import format_time, from_unix_ms
@@ -99,7 +99,7 @@ class InventoryV1:
     def deltas(
         self, topic: str, epoch: str, previous_seq: int, seq: int, items: Iterable[Item]
     ) -> list[bytes]:
-        groups = [[item.body for item in group] for group in _groups(items, DELTA_ITEMS_BYTES)]
+        groups = [[item.body for item in group] for group in split_by_size(items, DELTA_ITEMS_BYTES)]
         prefix = b'{"type":"delta",%s,"seq":' % _name(topic, epoch)
         payloads = [b'%s%d,"items":[%s]}' % (prefix, previous_seq, b",".join(group)) for group in groups[:-1]]
         payloads += [b'%s%d,"items":[%s]}' % (prefix, seq, b",".join(group)) for group in groups[-1:]]
@@ -116,7 +116,7 @@ class InventoryV1:
         ]
 
     def snapshot_groups(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        return _groups((item for item in items if not item.deleted), _SNAPSHOT_ITEMS_BYTES)
+        return split_by_size((item for item in items if not item.deleted), _SNAPSHOT_ITEMS_BYTES)
 
     def snapshot_tail(
         self, topic: str, epoch: str, seq: int, part: int, last: bool, items: Iterable[Item]
@@ -139,18 +139,3 @@ def _message(type_: str, id_: str | None, **fields: Any) -> bytes:
 
 def _name(topic: str, epoch: str) -> bytes:
     return b'"topic":%s,"epoch":%s' % (orjson.dumps(topic), orjson.dumps(epoch))
-
-
-def _groups(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
-    """Cuts items into runs whose bodies, a byte added to each for the comma, are within `limit` bytes."""
-    group: list[Item] = []
-    room = limit
-    for item in items:
-        size = len(item.body) + 1
-        if size > room and group:
-            yield group
-            group, room = [], limit
-        group.append(item)
-        room -= size
-    if group:
-        yield group

@@ -32,6 +32,7 @@ SEES_LISTENERS = (
     "gateway.cli",
     "gateway.commands",
     "gateway.http",
+    "gateway.startup",
     "gateway.workers",
 )
 CLOCKS = {"now", "today", "utcnow"}
