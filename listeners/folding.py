@@ -62,6 +62,8 @@ class Folded:
     Ids follow the order of commits per key, versions do not always: an INSERT that has waited for a DELETE of
     the same key is newer than its tombstone and has the lower version. Both are sent then, in this order,
     and the store voids the topic; the INSERT alone would be refused by a topic that was loaded in between.
+    Between two rows that are alive the version decides: a trigger of the shop that updates the row again
+    logs its own update before the one that it answers.
     """
 
     __slots__ = (
@@ -172,6 +174,8 @@ class Folded:
                 continue
             held = items.get(key)
             if held is not None and held.version > version:
+                if held.data is not None and entry.data is not None:
+                    continue
                 self._overtaken.setdefault(topic, []).append(held)
             items[key] = entry
 

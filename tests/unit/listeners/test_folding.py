@@ -116,6 +116,11 @@ class TestTheHighestIdWins:
             (11, False, 9),
         ]
 
+    def test_but_not_over_a_newer_row_that_a_trigger_logged_first(self) -> None:
+        nested = row(16, "U", "stock", stock(on_hand=2), version=17)
+        outer = row(17, "U", "stock", stock(on_hand=1), version=16)
+        assert versions(fold([nested, outer]).changes())["product:A"] == {"stock:A:L1": (17, False, 16)}
+
     def test_a_product_that_was_looked_up_has_no_log_id(self) -> None:
         new = row(5, "I", "stock", stock(), product=product(), product_version=3)
         assert [log_id for item, log_id in fold([new]).changes()["location:L1"] if item.version == 3] == [0]
