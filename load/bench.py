@@ -35,8 +35,8 @@ class Plan:
     clients: int = 1000
     fanout_rates: tuple[float, ...] = (10, 40, 120)
     fanout_s: float = 5
-    turns: int = 6
-    turn_s: float = 2
+    turns: int = 5
+    turn_s: float = 1.5
 
 
 QUICK: Final = Plan(

@@ -8,10 +8,12 @@ from typing import Final
 import asyncpg
 import redis.asyncio
 
+from load.processes import busy_percent
 from load.stack import Servers
 
 __all__ = ["describe_machine"]
 
+BUSY_S: Final = 2.0
 _LIBRARIES: Final = ("asyncpg", "hiredis", "orjson", "redis", "uvicorn", "uvloop", "websockets")
 
 
@@ -35,8 +37,8 @@ def _cores() -> str:
 
 
 async def describe_machine(servers: Servers) -> dict[str, str]:
-    """What the figures depend on. The load is that before anything was measured: it should be near 0."""
-    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    """What the figures depend on. With much else running they are not worth much, so that is said as well."""
+    busy = await busy_percent(BUSY_S)
     connection = await asyncpg.connect(servers.database_url)
     client = redis.asyncio.Redis.from_url(servers.redis_url, protocol=2)
     try:
@@ -56,7 +58,7 @@ async def describe_machine(servers: Servers) -> dict[str, str]:
         "cores": _cores(),
         "memory": _memory(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "load average": load,
+        "busy before": f"{busy:.0f} %",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
         "servers": f"PostgreSQL {postgres} ({', '.join(durable)}), {store}",

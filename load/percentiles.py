@@ -1,11 +1,12 @@
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 __all__ = ["Summary", "percentile", "summarize"]
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Of samples in one unit, whichever that is."""
 
     samples: int

@@ -1,3 +1,6 @@
+from dataclasses import asdict
+
+import orjson
 import pytest
 
 from load.latency import Commits, LatencyReport, LatencyResult, Receipts
@@ -23,6 +26,12 @@ def test_the_target_is_that_of_product_topics(product_ms: list[float], verdict: 
     location = LatencyResult("1 location topic", summarize([50]), summarize([50]), 0)
     report = LatencyReport(100, 3, summarize([0.1]), (products, location))
     assert latency_text(report).endswith(f": {verdict}")
+
+
+def test_figures_can_be_written_as_json() -> None:
+    report = LatencyReport(100, 1, summarize([0.5]), ())
+    written = orjson.loads(orjson.dumps(asdict(report)))
+    assert written["commit"] == {"samples": 1, "p50": 0.5, "p90": 0.5, "p99": 0.5, "max": 0.5}
 
 
 class TestWhatALatencyIs:
