@@ -20,7 +20,8 @@ from listeners.embedded.server import EmbeddedServer, PortTakenError
 
 __all__ = ["PostgresServer", "embedded_postgres"]
 
-_USER = "gateway"
+# Not `gateway`: a role of that name would have our schema first in its search_path ("$user").
+_USER = "shop"
 _NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
 # Names that go into SQL and URLs as they are.
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -39,7 +40,7 @@ class PostgresServer(EmbeddedServer):
         *,
         port: int = 0,
         settings: Mapping[str, str] = _NO_SETTINGS,
-        database: str = "gateway",
+        database: str = "shop",
         timeout_s: float = 60.0,
     ) -> None:
         if not _PLAIN_NAME.fullmatch(database):
@@ -196,7 +197,7 @@ async def embedded_postgres(
     *,
     port: int = 0,
     settings: Mapping[str, str] = _NO_SETTINGS,
-    database: str = "gateway",
+    database: str = "shop",
     timeout_s: float = 60.0,
 ) -> AsyncIterator[PostgresServer]:
     """Postgres on a data directory that is made if need be; port 0 takes a free one.

@@ -75,13 +75,13 @@ def one_line(error: BaseException) -> str:
 class TestPostgres:
     async def test_a_new_directory_becomes_a_database_on_loopback(self, data_dir: Path) -> None:
         async with embedded_postgres(data_dir, settings=POSTGRES_SETTINGS | {"work_mem": "5MB"}) as postgres:
-            assert postgres.url == f"postgresql://gateway@127.0.0.1:{postgres.port}/gateway"
+            assert postgres.url == f"postgresql://shop@127.0.0.1:{postgres.port}/shop"
             async with connected(postgres.url) as connection:
                 assert await connection.fetchval("SHOW listen_addresses") == "127.0.0.1"
                 assert await connection.fetchval("SHOW unix_socket_directories") == ""
                 assert await connection.fetchval("SHOW work_mem") == "5MB"
                 assert await connection.fetchval("SHOW timezone") == "UTC"
-                assert await connection.fetchval("SELECT current_user") == "gateway"
+                assert await connection.fetchval("SELECT current_user") == "shop"
                 assert await connection.fetchval("SELECT 'B' < 'a'"), "sorted by code point"
         assert gone(postgres.pid)
 
