@@ -24,8 +24,10 @@ from gateway.cli import run_command
 from gateway.commands import dev as dev_command
 from gateway.commands import dev_servers
 from gateway.commands.dev_servers import hold_directory, wipe
+from gateway.commands.seed import seed_shop
 from gateway.config import Address, Settings
 from gateway.errors import CommandFailed
+from gateway.sample.catalogue import Assortment
 from gateway.sockets import bound_address
 from listeners.embedded import EmbeddedError, binaries, guard, reachable_data_dir
 from tests.support.ports import free_port
@@ -205,6 +207,25 @@ class TestWhileItRuns:
         assert code == 1
         assert f"--port=127.0.0.1:{port}: the port is taken" in line
         assert [file.name for file in data_files(directory)] == ["lock"]
+
+
+async def test_a_subscriber_survives_a_large_seed_and_gets_all_of_it(directory: Path) -> None:
+    with running(directory, "--port", "0", "--products", "10", "--locations", "1", "--no-feed") as dev:
+        async with websockets.connect(dev.realtime + "?topics=location:L1") as client:
+            copy: dict[str, int] = {}
+            seeding = asyncio.create_task(seed_shop(dev.told["database_url"], Assortment(5000, 1)))
+            async with asyncio.timeout(60):
+                while len(copy) < 5000:
+                    for item in json.loads(await client.recv()).get("items", ()):
+                        if item["kind"] == "stock":
+                            copy[item["product_id"]] = item["version"]
+            assert (await seeding).stock == 4990
+        pg = await asyncpg.connect(dev.told["database_url"])
+        try:
+            rows = await pg.fetch("SELECT product_id, version FROM public.inventory")
+        finally:
+            await pg.close()
+        assert copy == {row["product_id"]: row["version"] for row in rows}
 
 
 class TestItsEnd:
