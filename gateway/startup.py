@@ -109,7 +109,22 @@ async def check_listener(url: str, *, timeout_s: float) -> None:
 
 
 async def check_redis(url: str, *, timeout_s: float) -> None:
-    """Raises Unavailable or Refused."""
+    """Raises Unavailable or Refused.
+
+    When it is cancelled it still takes until the server has answered or the time is up: redis-py (8.1) leaves
+    a connection open whose handshake is cancelled.
+    """
+    asking = asyncio.ensure_future(_ask_redis(url, timeout_s))
+    try:
+        await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        await asyncio.wait([asking])
+        if not asking.cancelled():
+            asking.exception()  # taken note of: nobody waits for it any more
+        raise
+
+
+async def _ask_redis(url: str, timeout_s: float) -> None:
     client = connect_redis(url, timeout_s=timeout_s, max_connections=1, name="inventory-gateway-startup")
     try:
         await check_server(client)
