@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -30,16 +30,17 @@ from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
-from listeners.metrics import DESCRIPTIONS, bus_readings, relay_readings
+from listeners.metrics import DESCRIPTIONS, bus_readings, relay_readings, verifier_readings
 from listeners.postgres import create_pool
 from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, is_cluster_url
 from listeners.relay import Relay, RelaySettings
 from listeners.topic_store import TopicStore
+from listeners.verifier import Verifier
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.principal import Principal
 
-__all__ = ["make_relay", "open_store", "serve"]
+__all__ = ["make_relay", "make_verifier", "open_store", "serve"]
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +115,20 @@ def make_relay(settings: Settings, store: TopicStore) -> Relay:
     )
 
 
+def make_verifier(settings: Settings, store: TopicStore, pool: Any, relay: Relay) -> Verifier:
+    """Compares what is loaded with Postgres, while the relay is active."""
+    return Verifier(
+        store,
+        AttachedRows(),
+        pool,
+        verify_s=settings.verify_s,
+        as_of_ms=lambda: relay.statistics().beat_as_of_ms,
+        active=lambda: relay.statistics().active,
+        max_topic_items=settings.max_topic_items,
+        proof_timeout_s=10 * settings.canary_ms / 1000,  # after that something else is wrong
+    )
+
+
 @asynccontextmanager
 async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -> AsyncIterator["_Replica"]:
     url = settings.require_redis_url()
@@ -143,6 +158,10 @@ async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -
                 relay = make_relay(settings, store)
                 metrics.watch(lambda: relay_readings(relay.statistics()))
                 services.append(relay.run())
+                if settings.verify_s > 0:
+                    verifier = make_verifier(settings, store, pool, relay)
+                    metrics.watch(lambda: verifier_readings(verifier.statistics()))
+                    services.append(verifier.run())
             app = make_client_app(
                 TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
                 principal=_anonymous(settings),

@@ -9,8 +9,9 @@ from typing import Final, Literal
 from listeners.bus import BusStatistics
 from listeners.loader import LoaderStatistics
 from listeners.relay_state import RelayStatistics
+from listeners.verifier import VerifierStatistics
 
-__all__ = ["DESCRIPTIONS", "bus_readings", "loader_readings", "relay_readings"]
+__all__ = ["DESCRIPTIONS", "bus_readings", "loader_readings", "relay_readings", "verifier_readings"]
 
 Readings = Mapping[str, float | Mapping[str, float]]
 # The fields of gateway.metrics.Description: name, kind, Help text, label, and the values that it can take.
@@ -94,6 +95,21 @@ DESCRIPTIONS: Final[tuple[Row, ...]] = (
         "state",
         ("running", "waiting"),
     ),
+    _counter(
+        "gateway_verified", "Loaded topics that were compared with Postgres and found equal to its rows."
+    ),
+    _counter(
+        "gateway_mismatches",
+        "Topics that differed from Postgres with nothing under way, and were voided: writes bypassed the "
+        "triggers, or the gateway is wrong. Each is worth a look; the log names the topic.",
+    ),
+    _counter(
+        "gateway_verify_skipped",
+        "Topics not compared: they changed meanwhile, had too many items, or a server failed.",
+        "reason",
+        ("moved", "too_large", "failed"),
+    ),
+    _counter("gateway_verify_seconds", "Time spent on comparing, waiting for the canary included."),
 )
 
 
@@ -133,4 +149,17 @@ def loader_readings(statistics: LoaderStatistics) -> Readings:
         "gateway_load_rows": statistics.rows,
         "gateway_load_seconds": statistics.seconds,
         "gateway_loads_now": {"running": statistics.running, "waiting": statistics.waiting},
+    }
+
+
+def verifier_readings(statistics: VerifierStatistics) -> Readings:
+    return {
+        "gateway_verified": statistics.verified,
+        "gateway_mismatches": statistics.mismatches,
+        "gateway_verify_skipped": {
+            "moved": statistics.moved,
+            "too_large": statistics.too_large,
+            "failed": statistics.failures,
+        },
+        "gateway_verify_seconds": statistics.seconds,
     }

@@ -30,6 +30,7 @@ PAGE_ITEMS: Final = 2000
 # Tombstones a topic may hold beside half as many as it has live items.
 _TOMBSTONES: Final = 1000
 _TOPICS_A_CALL: Final = 200
+_NAMES_A_PAGE: Final = 1000
 _REIGN_TTL_S: Final = 86_400
 _POSITION_TTL_S: Final = 30 * 86_400
 _LONGEST_POLL_MS: Final = 250
@@ -295,7 +296,18 @@ class TopicStore:
             yield _items(fields.items())
             if cursor == 0:
                 break
-        position = (await self.positions([topic])).get(topic)
+        await self._check_epoch(topic, epoch)
+
+    async def some(self, topic: str, epoch: str, keys: Sequence[str]) -> dict[str, Item]:
+        """Those of these keys that the topic holds, at one moment. Raises EpochChanged."""
+        with translated():
+            values: Any = await self._client.hmget(self._keys.topic(topic), keys)
+        await self._check_epoch(topic, epoch)
+        held = ((key.encode(), value) for key, value in zip(keys, values, strict=True) if value is not None)
+        return {item.key: item for item in _items(held)}
+
+    async def _check_epoch(self, topic: str, epoch: str) -> None:
+        position = (await self.positions([topic], keep_alive=False)).get(topic)
         if position is None or position.epoch != epoch:
             raise EpochChanged(f"{topic} has left epoch {epoch} while it was read: read it again")
 
@@ -310,14 +322,32 @@ class TopicStore:
         expected = [(epoch, n) for n in range(seq + 1, seq + 1 + len(reply))]
         return changes if [(change.epoch, change.seq) for change in changes] == expected else None
 
-    async def positions(self, topics: Collection[str]) -> dict[str, Position]:
-        """Where the topics are; those that are not loaded are absent. The others live on for `ttl_s`."""
+    async def names(self, bucket: int) -> AsyncIterator[list[str]]:
+        """The topics of a bucket in pages, as far as they are loaded or loading all the while.
+
+        A name may come twice, and a topic that has just expired may be among them.
+        """
+        cursor = 0
+        while True:
+            with translated():
+                page: Any = await self._client.zscan(self._keys.loaded(bucket), cursor, count=_NAMES_A_PAGE)
+            cursor, members = page
+            yield [name.decode() for name, _ in members if name]
+            if cursor == 0:
+                break
+
+    async def positions(self, topics: Collection[str], *, keep_alive: bool = True) -> dict[str, Position]:
+        """Where the topics are; those that are not loaded are absent. The others live on for `ttl_s`.
+
+        `keep_alive`: False for those who only look, so that what nobody watches can expire.
+        """
+        ttl_s = self._ttl_s if keep_alive else 0
         asked: list[str] = []
         calls = []
         for bucket, names in _by_bucket(topics).items():
             for some in _chunks(names, _TOPICS_A_CALL):
                 asked += some
-                calls.append(Call(self._bucket_keys(bucket, some), (self._ttl_s, *some)))
+                calls.append(Call(self._bucket_keys(bucket, some), (ttl_s, *some)))
         replies = await self._scripts.run_all("positions", calls)
         held = (position for reply in replies for position in reply)
         return {

@@ -47,10 +47,15 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> boo
             working.cancel()
             waiting.cancel()
     except* (GatewayError, ListenersError) as errors:
-        failures.extend(errors.exceptions)
+        failures.append(_first(errors))
     if failures:
         raise failures[0]
     return done
+
+
+def _first(error: Exception) -> Exception:
+    """The first leaf of what may be groups within groups."""
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def stop_signal() -> asyncio.Event:

@@ -14,7 +14,10 @@ from gateway.monitor import watch_loop
 from gateway.server import HttpServer
 from gateway.sockets import bind_socket, bound_address
 from gateway.startup import Startup
-from listeners.metrics import DESCRIPTIONS, relay_readings
+from listeners.metrics import DESCRIPTIONS, relay_readings, verifier_readings
+from listeners.postgres import create_pool
+from listeners.relay import Relay
+from listeners.topic_store import TopicStore
 
 __all__ = ["configure", "run"]
 
@@ -75,4 +78,20 @@ async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
         relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))
         log.info("the relay stands for election")
-        await relay.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(relay.run())
+            if settings.verify_s > 0:
+                group.create_task(_verify(settings, store, relay, metrics))
+
+
+async def _verify(settings: Settings, store: TopicStore, relay: Relay, metrics: GatewayMetrics) -> None:
+    from gateway.app import make_verifier
+
+    dsn, timeout_s = settings.require_database_url(), settings.probe_timeout_ms / 1000
+    pool = await create_pool(dsn, purpose="verifier", max_size=2, timeout_s=timeout_s)
+    try:
+        verifier = make_verifier(settings, store, pool, relay)
+        metrics.watch(lambda: verifier_readings(verifier.statistics()))
+        await verifier.run()
+    finally:
+        pool.terminate()

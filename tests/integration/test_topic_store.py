@@ -759,6 +759,16 @@ class TestExpiry:
         for key in (keys.topic(TOPIC), keys.log(TOPIC)):
             assert await redis.ttl(key) > 170
 
+    async def test_who_only_looks_keeps_nothing_alive(
+        self, store: TopicStore, redis: Redis, keys: Keys
+    ) -> None:
+        position = await load(store, TOPIC, [item("A", 1)])
+        await redis.expire(keys.topic(TOPIC), 5)
+        assert await store.positions([TOPIC], keep_alive=False) == {TOPIC: position}
+        assert [page async for page in store.pages(TOPIC, position.epoch)] == [[item("A", 1)]]
+        await store.some(TOPIC, position.epoch, ["stock:A:L1"])
+        assert await redis.ttl(keys.topic(TOPIC)) <= 5
+
     async def test_opening_keeps_it_alive_too(self, store: TopicStore, redis: Redis, keys: Keys) -> None:
         await load(store, TOPIC)
         await redis.expire(keys.topic(TOPIC), 5)
@@ -776,6 +786,38 @@ class TestExpiry:
         expected = {topic: await load(store, topic) for topic in topics}
         assert await store.positions([*topics, "product:none"]) == expected
         assert await store.positions([]) == {}
+
+
+class TestLooking:
+    async def test_what_is_loaded_can_be_listed_bucket_by_bucket(self, store: TopicStore) -> None:
+        topics = {f"product:{n}" for n in range(300)}
+        for topic in topics:
+            assert isinstance(await store.open(topic), MustLoad)
+        listed = {
+            bucket: {name async for page in store.names(bucket) for name in page} for bucket in range(BUCKETS)
+        }
+        assert set().union(*listed.values()) == topics
+        assert all(bucket_of(name) == bucket for bucket, names in listed.items() for name in names)
+
+    async def test_a_large_bucket_comes_in_pages(self, store: TopicStore, redis: Redis, keys: Keys) -> None:
+        names = {f"product:{n}" for n in range(5000)}
+        await redis.zadd(keys.loaded(3), dict.fromkeys(names, float("inf")))
+        pages = [page async for page in store.names(3)]
+        assert {name for page in pages for name in page} == names
+        assert max(map(len, pages)) < 2000
+
+    async def test_some_keys_of_a_topic(self, store: TopicStore) -> None:
+        position = await load(store, TOPIC, [item("A", 1), item("B", 2)])
+        await relay_applies(store, TOPIC, gone("B", 3))
+        some = await store.some(TOPIC, position.epoch, ["stock:A:L1", "stock:B:L1", "stock:C:L1"])
+        assert some == {"stock:A:L1": item("A", 1), "stock:B:L1": gone("B", 3).item}
+
+    @pytest.mark.parametrize("loaded", [True, False])
+    async def test_some_keys_of_another_epoch(self, store: TopicStore, loaded: bool) -> None:
+        if loaded:
+            await load(store, TOPIC, [item("A", 1)])
+        with pytest.raises(EpochChanged):
+            await store.some(TOPIC, "an earlier one", ["stock:A:L1"])
 
 
 class TestServer:
