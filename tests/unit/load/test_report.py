@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 import pytest
@@ -26,6 +26,7 @@ def test_the_target_is_that_of_product_topics(product_ms: list[float], verdict: 
     location = LatencyResult("1 location topic", summarize([50]), summarize([50]), 0)
     report = LatencyReport(100, 3, summarize([0.1]), (products, location))
     assert latency_text(report).endswith(f": {verdict}")
+    assert "target" not in latency_text(replace(report, rate_per_s=10))
 
 
 def test_figures_can_be_written_as_json() -> None:
