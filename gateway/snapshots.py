@@ -17,6 +17,7 @@ class EncodedSnapshot(NamedTuple):
 
     epoch: str
     seq: int
+    projection: int  # TopicState.projection_number of a public one
     tails: list[bytes]
     size: int  # bytes
     rows: int
@@ -52,7 +53,7 @@ class SnapshotCache:
             return None
         tails = dialect.snapshot_tails(topic.name, stored.epoch, stored.seq, stored.items)
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        return self._miss(key, _encoded((stored.epoch, stored.seq), tails, len(stored.items)))
+        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(stored.items)))
 
     def public(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot:
         """The public view, from the projection in memory; the topic must have one."""
@@ -60,11 +61,12 @@ class SnapshotCache:
             raise LookupError(f"{topic.name} has no public view yet")
         key = ("public", topic.name, dialect.subprotocol)
         held = self._held.get(key)
-        position = (topic.epoch, topic.seq)
-        if held is not None and held[:2] == position:
+        # A projection that was made anew may be ahead of its seq, as what it was read from is.
+        position = (topic.epoch, topic.seq, topic.projection_number)
+        if held is not None and held[:3] == position:
             return self._hit(key, held)
         items = topic.projection.snapshot()
-        tails = dialect.snapshot_tails(topic.name, *position, items)
+        tails = dialect.snapshot_tails(topic.name, *position[:2], items)
         return self._miss(key, _encoded(position, tails, len(items)))
 
     def statistics(self) -> dict[str, float]:
@@ -88,5 +90,5 @@ class SnapshotCache:
         return encoded
 
 
-def _encoded(position: tuple[str, int], tails: list[bytes], rows: int) -> EncodedSnapshot:
+def _encoded(position: tuple[str, int, int], tails: list[bytes], rows: int) -> EncodedSnapshot:
     return EncodedSnapshot(*position, tails, sum(map(len, tails)), rows)

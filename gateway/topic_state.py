@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
+from itertools import count
 from typing import Final
 
 from gateway.fanout import Fanout
@@ -17,6 +18,8 @@ __all__ = ["Outcome", "TopicState"]
 
 # Messages kept while the first position of a topic is not known yet; what is lost of them shows as a gap.
 BACKLOG: Final = 256
+
+_projections: Final = count(1)
 
 MakeFanout = Callable[[str, Dialect], Fanout]
 
@@ -49,6 +52,7 @@ class TopicState:
         self.repairing = False
         self.waiting: dict[Delivery, None] = {}
         self.projection: PublicView | None = None
+        self.projection_number = 0  # of this process: no two have the same
         self._make_fanout = make_fanout
         self._fanouts: dict[tuple[View, str], Fanout] = {}
         self._backlog: deque[Changed] = deque(maxlen=BACKLOG)
@@ -160,6 +164,7 @@ class TopicState:
             view.apply(message.items)
         self._unprojected = None
         self.projection = view
+        self.projection_number = next(_projections)
         return True
 
     def _accept(self, message: Changed) -> None:
