@@ -105,7 +105,7 @@ DESCRIPTIONS: Final[tuple[Row, ...]] = (
     ),
     _counter(
         "gateway_verify_skipped",
-        "Topics not compared: they changed meanwhile, had too many items, or a server failed.",
+        "Comparisons without a result: what differed has changed since, too many items, or a server failed.",
         "reason",
         ("moved", "too_large", "failed"),
     ),

@@ -174,7 +174,8 @@ _WRITES = (
     "UPDATE products SET price_minor = price_minor + 1 WHERE product_id = 'P{n}'",
     "DELETE FROM inventory WHERE product_id = 'P{n}' AND location_id = 'L1'",
     (
-        "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand) VALUES ('P{n}', 'L1', 'V1', 1000)"
+        "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand)"
+        " VALUES ('P{n}', 'L1', 'V1', 1000)"
         " ON CONFLICT (product_id, location_id) DO UPDATE SET on_hand = 1000"
     ),
     "UPDATE locations SET active = NOT active WHERE location_id = 'L2' AND {n} = 1",
