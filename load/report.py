@@ -70,7 +70,7 @@ def _verdict(report: LatencyReport) -> str:
 
 
 def fanout_text(report: FanoutReport) -> str:
-    head = ("changes/s", "frames", "frames/s", "MB/s", "server us/frame", "server CPU %")
+    head = ("changes/s", "frames", "frames/s", "MB/s", "server us/frame", "server CPU %", "clients CPU %")
     rows = [
         (
             f"{result.changes_per_s:g}",
@@ -79,6 +79,7 @@ def fanout_text(report: FanoutReport) -> str:
             f"{result.megabytes_per_s:.1f}",
             f"{result.cpu_us_per_frame:.1f}",
             f"{result.cpu_percent:.0f}",
+            f"{result.clients_cpu_percent:.0f}",
         )
         for result in report.results
     ]
