@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +30,7 @@ from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
-from listeners.metrics import DESCRIPTIONS, bus_readings, relay_readings, verifier_readings
+from listeners.metrics import DESCRIPTIONS, bus_readings, loader_readings, relay_readings, verifier_readings
 from listeners.postgres import create_pool
 from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, is_cluster_url
@@ -54,29 +54,33 @@ async def serve(
     clients: socket.socket,
     ops: socket.socket,
     stop: asyncio.Event,
-    page: bool = False,
+    page: Mapping[str, Any] | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until `stop` is set, then sends everybody away and returns.
 
-    `clients` and `ops` are bound sockets. `page`: also the demo page. `started` is called once clients are
-    accepted. Raises CommandFailed when a server answers and refuses, SettingsError when one is not set.
+    `clients` and `ops` are bound sockets. `page`: the settings of the demo page; None: there is none.
+    `started` is called once clients are accepted. Raises CommandFailed when a server answers and refuses,
+    SettingsError when one is not set.
     """
     startup = Startup(settings)
     readiness = _Readiness(startup)
     metrics = GatewayMetrics(descriptions=DESCRIPTIONS)
     ops_server = HttpServer(make_ops_app(readiness, metrics.render))
     await ops_server.start(ops)
+    refused: list[str] = []
     try:
         if await run_until(stop, startup.wait()):
             async with _replica(settings, metrics, page=page) as replica:
                 readiness.current = replica
                 await replica.run(clients, stop, on_tick=ops_server.tick, started=started)
     except* ListenersError as refusals:
-        raise CommandFailed(str(refusals.exceptions[0])) from refusals
+        refused = [str(refusal) for refusal in refusals.exceptions]
     finally:
         clients.close()
         await ops_server.stop()
+    if refused:
+        raise CommandFailed(refused[0])
 
 
 class _Readiness:
@@ -130,7 +134,9 @@ def make_verifier(settings: Settings, store: TopicStore, pool: Any, relay: Relay
 
 
 @asynccontextmanager
-async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -> AsyncIterator["_Replica"]:
+async def _replica(
+    settings: Settings, metrics: GatewayMetrics, *, page: Mapping[str, Any] | None
+) -> AsyncIterator["_Replica"]:
     url = settings.require_redis_url()
     timeout_s = settings.probe_timeout_ms / 1000
     pool = await create_pool(
@@ -148,6 +154,7 @@ async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -
             realtime = _make_realtime(settings, metrics, feed)
             metrics.watch(realtime.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
+            metrics.watch(lambda: loader_readings(loader.statistics()))
             services: list[Awaitable[None]] = [
                 bus.run(realtime.hub),
                 realtime.run(),
@@ -167,7 +174,8 @@ async def _replica(settings: Settings, metrics: GatewayMetrics, *, page: bool) -
                 principal=_anonymous(settings),
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,
-                page=page,
+                page=page is not None,
+                page_settings=page,
             )
             server = HttpServer(app, websocket=ClientConnection, state={"realtime": realtime})
             yield _Replica(realtime, server, services, metrics, settings.drain_s)

@@ -118,7 +118,9 @@ class Realtime:
         limits = SessionLimits(
             max_message_bytes=self.limits.max_message_bytes, max_topics=self.limits.max_topics
         )
-        return Session(handshake.dialect, limits=limits, principal=self._principal)
+        return Session(
+            handshake.dialect, limits=limits, principal=self._principal, heard=self.metrics.received
+        )
 
     def opened(self, client: Client) -> None:
         """The client takes part in heartbeats, and hears at once if its copies can not be trusted."""

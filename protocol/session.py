@@ -96,6 +96,7 @@ class Session:
 
     __slots__ = (
         "_auth_available",
+        "_heard",
         "_publish_available",
         "closing",
         "dialect",
@@ -112,13 +113,16 @@ class Session:
         principal: Principal | None,
         auth_available: bool = False,
         publish_available: bool = False,
+        heard: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`heard` is called with the type of each message, `other` for one that is none of ours."""
         self.dialect = dialect
         self.limits = limits
         self.principal = principal
         self.subscriptions: dict[str, Subscription] = {}
         self.closing = False
         self._auth_available = auth_available
+        self._heard = heard
         self._publish_available = publish_available
 
     def welcome(self, *, session: str, heartbeat_s: float, now: datetime) -> bytes:
@@ -186,11 +190,14 @@ class Session:
         try:
             message = self.dialect.decode(data)
         except FatalMessage as error:
+            self._heard("other")
             return self._fatal(error)
         except ProtocolError as error:
+            self._heard("other")
             # Before credentials only a message that can not be read at all is told anything else.
             veiled = self.principal is None and error.code is not ErrorCode.BAD_MESSAGE
             return [self._error(_unauthenticated(error.id) if veiled else error)]
+        self._heard(message.type)
         return self._answer(message, now)
 
     def _answer(self, message: ClientMessage, now: datetime) -> list[Event]:

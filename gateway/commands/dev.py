@@ -18,6 +18,7 @@ from gateway.config import Address, Settings, load_settings
 from gateway.errors import CommandFailed
 from gateway.logs import configure_logging
 from gateway.sample.groups import one_error
+from gateway.sample.page import page_settings
 from gateway.sample.progress import Progress
 from gateway.sockets import bind_socket, bound_address
 from listeners.migrations import migrate
@@ -160,7 +161,9 @@ class _Dev:
 
     async def _start_gateway(self, ports: _Ports, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         began = time.monotonic()
-        tasks.create_task(serve(self._settings(), clients=ports.clients, ops=ports.ops, stop=stop, page=True))
+        async with connected(self._database_url, purpose="page") as connection:
+            page = await page_settings(connection)
+        tasks.create_task(serve(self._settings(), clients=ports.clients, ops=ports.ops, stop=stop, page=page))
         ops = _reachable(ports.ops)
         if not await _until_ready(ops, stop):
             return

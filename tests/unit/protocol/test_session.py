@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.envelope import Position
 from protocol.errors import Close, ErrorCode, ProtocolError
 from protocol.messages import Publish
@@ -19,6 +20,7 @@ from protocol.session import (
     PublishOperations,
     Send,
     Session,
+    SessionLimits,
     Signal,
     Subscribe,
     Subscription,
@@ -52,6 +54,24 @@ class TestWelcome:
         welcome = checked(session(None).welcome(session="c1", heartbeat_s=0.25, now=NOW))
         assert welcome["principal"] is None
         assert welcome["heartbeat_s"] == 0.25
+
+
+def test_whoever_counts_hears_the_type_of_every_message() -> None:
+    heard: list[str] = []
+    counted = Session(
+        InventoryV1(),
+        limits=SessionLimits(max_message_bytes=0, max_topics=0),
+        principal=EXACT,
+        heard=heard.append,
+    )
+    for message in (
+        b'{"type":"ping"}',
+        b'{"type":"dance"}',
+        b'{"type":"subscribe","topics":["product:A"]}',
+        b"{",
+    ):
+        counted.receive(message, now=NOW)
+    assert heard == ["ping", "other", "subscribe", "other"]
 
 
 class TestPing:
