@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,6 +21,8 @@ from listeners.topic_store import TopicStore
 from listeners.verifier import Outcome, Verifier
 from protocol.topics import parse_topic
 from tests.support.gateway import running_gateway
+from tests.support.ports import free_port
+from tests.support.processes import START_S, serving
 from tests.support.waiting import eventually
 from tests.support.watcher import database_copy, watching
 
@@ -272,3 +275,30 @@ async def test_clients_get_what_was_written_past_the_triggers(
             await eventually(lambda: client.equals("location:L1", expected), timeout_s=20)
         async with httpx.AsyncClient(base_url=gateway.ops_url, trust_env=False) as http:
             assert "gateway_mismatches_total 1.0" in (await http.get("/metrics")).text.splitlines()
+
+
+async def test_the_relay_command_verifies_as_well(
+    shop: asyncpg.Connection, database_url: str, redis_url: str, redis_prefix: str
+) -> None:
+    settings = {"database_url": database_url, "redis_url": redis_url, "redis_prefix": redis_prefix}
+    ops = f"127.0.0.1:{free_port()}"
+    client = connect_redis(redis_url)
+    pool = await create_pool(database_url)
+    try:
+        async with serving("relay", "--ops-listen", ops, **settings, verify_s=1) as served:
+            served.ops_url = f"http://{ops}"
+            await eventually(lambda: served.metric("gateway_relay_active 1.0"), timeout_s=START_S)
+            loader = TopicLoader(TopicStore(client, Keys(redis_prefix)), AttachedRows(), pool)
+            await loader.ensure(parse_topic("vendor:V1"))
+
+            async def verified() -> bool:
+                answer = await served.ops("/metrics")
+                values = re.findall(r"^gateway_verified_total (\S+)$", answer.text if answer else "", re.M)
+                return [float(value) > 0 for value in values] == [True]
+
+            await eventually(verified, timeout_s=START_S)
+            assert await served.stop() == 0
+    finally:
+        pool.terminate()
+        await client.aclose()
+    assert not served.events("verifying failed")
