@@ -81,10 +81,13 @@ async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
 
         assert await store.loaded(TOPICS) == set(TOPICS[1:])
         assert len(await store.positions(TOPICS)) == len(TOPICS) - 1
+        listed = [name for bucket in range(BUCKETS) async for page in store.names(bucket) for name in page]
+        assert sorted(listed) == sorted(TOPICS[1:])
         stored = await store.read(TOPICS[1])
         assert stored is not None
         assert stored.items == [item("A", 2)]
         assert [page async for page in store.pages(TOPICS[1], stored.epoch)] == [[item("A", 2)]]
+        assert await store.some(TOPICS[1], stored.epoch, ["stock:A:L1"]) == {"stock:A:L1": item("A", 2)}
         assert await store.log_since(TOPICS[1], stored.epoch, 1) == [
             Changed(TOPICS[1], stored.epoch, 2, CHANGED_AT_MS, (item("A", 2),))
         ]

@@ -293,7 +293,9 @@ async def test_the_relay_command_verifies_as_well(
 
             async def verified() -> bool:
                 answer = await served.ops("/metrics")
-                values = re.findall(r"^gateway_verified_total (\S+)$", answer.text if answer else "", re.M)
+                values = re.findall(
+                    r"^gateway_verified_total (\S+)$", answer.text if answer else "", re.MULTILINE
+                )
                 return [float(value) > 0 for value in values] == [True]
 
             await eventually(verified, timeout_s=START_S)
