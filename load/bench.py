@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -104,11 +106,18 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     raise_file_limit()
+    # Whichever way it is stopped, it stops what it has started: the runner turns SIGINT into a cancellation,
+    # if that was not inherited as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             figures = runner.run(_bench(QUICK if options.quick else Plan(), options.parts or PARTS))
     except StackFailed as error:
         print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
         return 1
     if options.json:
         options.json.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))

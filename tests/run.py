@@ -26,6 +26,8 @@ COVERAGE_PERCENT: Final = 95
 PROTOCOL_COVERAGE_PERCENT: Final = 100
 # How long a suite's last processes may take to end by themselves.
 GRACE_S: Final = 5.0
+# How long pytest may take to end its fixtures when the run is interrupted.
+STOP_S: Final = 30.0
 
 
 class Suite(NamedTuple):
@@ -96,10 +98,11 @@ def run_python(arguments: Sequence[str]) -> int:
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
     try:
         return process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGINT)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):  # a Ctrl-C has reached it as well; a second one is rude
+            process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(STOP_S)
         process.kill()
         process.wait()
         raise
@@ -191,6 +194,8 @@ def main(arguments: Sequence[str]) -> int:
         os.environ |= {"TMPDIR": str(scratch), "COVERAGE_FILE": str(scratch / ".coverage")}
         try:
             problems, outcome = run_all(workers, scratch)
+        except KeyboardInterrupt:
+            problems, outcome = ["interrupted"], NOTHING
         finally:
             stop_leftovers(scratch)
     print_end(problems, outcome, seconds=time.monotonic() - began)
