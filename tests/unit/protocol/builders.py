@@ -52,7 +52,7 @@ def session(
     *,
     max_topics: int = 500,
     max_message_bytes: int = 16_384,
-    **more: bool,
+    **more: Any,
 ) -> Session:
     limits = SessionLimits(max_topics=max_topics, max_message_bytes=max_message_bytes)
     return Session(InventoryV1(), limits=limits, principal=principal, **more)
