@@ -76,13 +76,16 @@ async def _fanout(servers: Servers, plan: Plan) -> list[FanoutReport]:
 
 
 async def _shop(servers: Servers, plan: Plan) -> list[ShopSideReport]:
-    """The triggers by themselves, then with a relay that reads what they log."""
-    alone = await measure_shop_side(servers, relay_pid=None, turns=plan.turns, seconds=plan.turn_s)
-    _say(shop_text(alone))
+    """The triggers by themselves, with and without waiting for the disk; then with a relay that reads."""
+    turns: Any = {"turns": plan.turns, "seconds": plan.turn_s}
+    reports = []
+    for commit in ("on", "off"):
+        reports.append(await measure_shop_side(servers, synchronous_commit=commit, relay_pid=None, **turns))
+        _say(shop_text(reports[-1]))
     async with relay_process(servers, "relay") as pid:
-        followed = await measure_shop_side(servers, relay_pid=pid, turns=plan.turns, seconds=plan.turn_s)
-    _say(shop_text(followed))
-    return [alone, followed]
+        reports.append(await measure_shop_side(servers, synchronous_commit="on", relay_pid=pid, **turns))
+    _say(shop_text(reports[-1]))
+    return reports
 
 
 async def _bench(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:

@@ -102,4 +102,5 @@ def shop_text(report: ShopSideReport) -> str:
         )
         for result in report.results
     ]
-    return f"The shop's side, relay {report.relay}\n\n{table(head, rows)}"
+    title = f"The shop's side, relay {report.relay}, synchronous_commit {report.synchronous_commit}"
+    return f"{title}\n\n{table(head, rows)}"

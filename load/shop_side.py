@@ -53,6 +53,7 @@ class ShopSideResult:
 @dataclass(frozen=True)
 class ShopSideReport:
     relay: str
+    synchronous_commit: str
     results: tuple[ShopSideResult, ...]
 
 
@@ -62,15 +63,19 @@ def ratio(bare: Sequence[float], attached: Sequence[float]) -> float:
 
 
 async def measure_shop_side(
-    servers: Servers, *, relay_pid: int | None, turns: int, seconds: float
+    servers: Servers, *, synchronous_commit: str, relay_pid: int | None, turns: int, seconds: float
 ) -> ShopSideReport:
     """`turns` turns of `seconds` each for either table and each kind of update.
 
+    `synchronous_commit` is `on`, Postgres' default, where a commit waits for the disk, or `off`, which shows
+    the triggers' CPU time bare.
     With `relay_pid`, the process of the active relay: it may use the machine while attached rows change, as
     in production, and every turn begins when it has caught up.
     """
     async with AsyncExitStack() as stack:
-        connections = [await _connected(stack, servers.database_url) for _ in range(WRITERS)]
+        connections = [
+            await _connected(stack, servers.database_url, synchronous_commit) for _ in range(WRITERS)
+        ]
         keys = await _prepare(connections[0])
         single = ShopWriter(connections, keys)
         many = ShopWriter(connections[:1], keys)
@@ -78,7 +83,8 @@ async def measure_shop_side(
             await _in_turns("single-row updates", single.single_rows, relay_pid, turns, seconds),
             await _in_turns(f"{ROWS_A_STATEMENT}-row updates", many.many_rows, relay_pid, turns, seconds),
         ]
-    return ShopSideReport("running" if relay_pid is not None else "off", tuple(results))
+    relay = "running" if relay_pid is not None else "off"
+    return ShopSideReport(relay, synchronous_commit, tuple(results))
 
 
 class ShopWriter:
@@ -124,8 +130,8 @@ class ShopWriter:
         return sum(done) / (time.monotonic() - began)
 
 
-async def _connected(stack: AsyncExitStack, url: str) -> Any:
-    connection = await asyncpg.connect(url)
+async def _connected(stack: AsyncExitStack, url: str, synchronous_commit: str) -> Any:
+    connection = await asyncpg.connect(url, server_settings={"synchronous_commit": synchronous_commit})
     stack.push_async_callback(connection.close)
     return connection
 

@@ -125,6 +125,7 @@ class PostgresServer(EmbeddedServer):
             "unix_socket_directories": "",
             "timezone": "UTC",
             "log_timezone": "UTC",
+            "dynamic_shared_memory_type": "mmap",  # a killed server leaves nothing outside its directory
         } | dict(self._settings)
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return self._as_account("postgres", "-D", str(self.cluster), *options)

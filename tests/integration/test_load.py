@@ -83,7 +83,7 @@ async def test_clients_say_when_there_is_no_gateway(capfd: pytest.CaptureFixture
 
 
 async def test_the_shops_side_is_measured(servers: Servers) -> None:
-    report = await measure_shop_side(servers, relay_pid=None, turns=1, seconds=0.2)
+    report = await measure_shop_side(servers, synchronous_commit="off", relay_pid=None, turns=1, seconds=0.2)
     assert [result.what for result in report.results] == ["single-row updates", "1000-row updates"]
     assert all(result.ratio > 0 for result in report.results)
 
