@@ -421,6 +421,8 @@ async def owner_of_both(base: Path, *, mode: str = "plain") -> AsyncIterator[Own
     finally:
         if process.returncode is None:
             process.kill()
+        # To the end of the pipe, which its heirs hold open: else its transport outlives the test.
+        await asyncio.wait_for(process.stdout.read(), 10)
         await process.wait()
 
 
