@@ -45,6 +45,28 @@ CLOSE_TIMEOUT_S: Final = 5.0
 class ClientConnection(asyncio.Protocol):
     """One client. The constructor's signature is uvicorn's."""
 
+    __slots__ = (
+        "_admitted",
+        "_binary",
+        "_deliveries",
+        "_fragments",
+        "_messages",
+        "_outgoing",
+        "_realtime",
+        "_rows",
+        "_server_connections",
+        "_session",
+        "_stalled_at_bytes",
+        "_strikes",
+        "_subprotocol",
+        "_timer",
+        "_websocket",
+        "address",
+        "opened_at",
+        "stalled_since",
+        "transport",
+    )
+
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
         realtime: Realtime = app_state["realtime"]
         self.address = ""
