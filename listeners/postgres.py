@@ -53,6 +53,7 @@ _REFUSALS: Final = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
     asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedObjectError,  # among others: a parameter in the URL that Postgres does not know
     asyncpg.exceptions.ClientConfigurationError,
 )
 

@@ -43,6 +43,7 @@ class TestErrors:
             asyncpg.InvalidAuthorizationSpecificationError("no pg_hba.conf entry"),
             asyncpg.InvalidCatalogNameError('database "shop" does not exist'),
             asyncpg.InsufficientPrivilegeError("permission denied for schema gateway"),
+            asyncpg.UndefinedObjectError('unrecognized configuration parameter "sslmod"'),
             asyncpg.exceptions.ClientConfigurationError("invalid DSN"),
         ],
     )
