@@ -230,7 +230,7 @@ class ClientConnection(asyncio.Protocol):
             session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
         )
         log.info("connection open", session=self.session_id, address=self.address)
-        if handshake.has_credentials:
+        if handshake.bearer is not None:
             error = ProtocolError(
                 ErrorCode.UNAUTHENTICATED, "this server takes no tokens; connect without one"
             )
@@ -280,7 +280,7 @@ class ClientConnection(asyncio.Protocol):
         outgoing, hub = self.outgoing, self._realtime.hub
         for event in events:
             if isinstance(event, Send):
-                outgoing.send("error" if b'"type":"error"' in event.payload else "pong", event.payload)
+                outgoing.send(event.type, event.payload)
             elif isinstance(event, Subscribe):
                 self._subscribe(event)
             elif isinstance(event, Leave):

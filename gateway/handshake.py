@@ -21,12 +21,14 @@ BEARER: Final = "bearer."
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """`subprotocol` is what the answer names; None where the client has offered none of ours."""
+    """`subprotocol` is what the answer names; None where the client has offered none of ours.
+
+    `bearer` is the token, "" for credentials that can not be read; None: there are none.
+    """
 
     dialect: Dialect
     subprotocol: str | None
     topics: tuple[str, ...]
-    has_credentials: bool
     bearer: str | None
 
 
@@ -49,15 +51,13 @@ def read_handshake(
     offered = [name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")]
     subprotocol = next((name for name in offered if name in dialects), None)
     default = next(iter(dialects.values()))
-    bearer = _bearer(headers, offered)
     return Handshake(
         dialect=dialects[subprotocol] if subprotocol is not None else default,
         subprotocol=subprotocol,
         topics=tuple(
             topic for names in parse_qs(url.query).get("topics", []) for topic in names.split(",") if topic
         ),
-        has_credentials=bearer is not None,
-        bearer=bearer,
+        bearer=_bearer(headers, offered),
     )
 
 

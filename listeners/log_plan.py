@@ -1,15 +1,11 @@
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from listeners.attach import attached
 from listeners.source_sql import at_key, read_sql, table_name, text_of
 from listeners.sources import Source
 
 __all__ = ["LogPlan", "load_plan", "stock_at_sql"]
-
-# Sorting the result would look everything up before the first page of a large backlog comes; the rows are
-# ordered before the look-ups, and each page is sorted again by its reader.
-_SORTED: Final = "ORDER BY l.id"
 
 
 class LogPlan(NamedTuple):
@@ -23,7 +19,7 @@ class LogPlan(NamedTuple):
 async def load_plan(connection: Any) -> LogPlan:
     sources = await attached(connection)
     return LogPlan(
-        read=read_sql(sources).removesuffix(_SORTED),
+        read=read_sql(sources),
         feeds={source.name: frozenset(source.topics) for source in sources},
         stock_at=[stock_at_sql(source) for source in sources if source.kind == "stock"],
     )

@@ -44,7 +44,10 @@ _NOT_BUILT_RETRY_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    """`type` is that of the message in the payload, for whoever counts."""
+
     payload: bytes
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ class Session:
 
     def _answer(self, message: ClientMessage, now: datetime) -> list[Event]:
         if isinstance(message, Ping):
-            return [Send(self.dialect.pong(message.id, now))]
+            return [Send(self.dialect.pong(message.id, now), "pong")]
         if isinstance(message, Auth):
             if not self._auth_available:
                 return [self._error(_not_built(message.id, "this server takes no tokens"))]
@@ -238,7 +241,7 @@ class Session:
     def _unsubscribe(self, message: Unsubscribe) -> list[Event]:
         def one(name: str) -> list[Event]:
             parse_topic(name)
-            return [*self._leave(name), Send(self.dialect.unsubscribed(message.id, name))]
+            return [*self._leave(name), Send(self.dialect.unsubscribed(message.id, name), "unsubscribed")]
 
         return self._each(message.topics, message.id, one)
 
@@ -266,7 +269,7 @@ class Session:
         return True
 
     def _error(self, error: ProtocolError) -> Send:
-        return Send(self.dialect.error(error))
+        return Send(self.dialect.error(error), "error")
 
     def _fatal(self, error: FatalMessage) -> list[Event]:
         self.closing = True

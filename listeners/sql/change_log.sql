@@ -1,8 +1,9 @@
 The relay's one statement. Names in braces are filled in by listeners/source_sql.py from the attached sources.
 
 -- name: read
--- What is visible now and was not in the snapshot $1, by id, at most $2 rows (null: all), with the look-ups
--- that the rows need, all in one snapshot. Without any such row: one row that has only the snapshot.
+-- What is visible now and was not in the snapshot $1: the first $2 rows by id (null: all), with the look-ups
+-- that the rows need, all in one snapshot. The result is not sorted: that would look everything up before the
+-- first page of a large backlog comes, and its reader sorts each page. Without any such row: one row that has only the snapshot.
 -- The OR becomes one bitmap of two ranges per leaf, and was as fast as a UNION ALL of the two. The upper bound is
 -- always true: a range is taken to be narrow, where an open end makes a generic plan read the whole log.
 SELECT
@@ -34,7 +35,6 @@ LEFT JOIN LATERAL (
     {product}
     LIMIT 1
 ) p ON true
-ORDER BY l.id
 
 -- name: locations_of_product
 SELECT {location} FROM {table} t WHERE {condition}

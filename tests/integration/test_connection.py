@@ -444,6 +444,17 @@ class TestDrain:
         await drain
 
 
+class TestCounting:
+    async def test_each_message_counts_as_what_it_is(self, gate: Gate) -> None:
+        async with gate.connect() as client:
+            await client.send(text(type="unsubscribe", topics=["product:A"]))
+            await next_message(client, "unsubscribed")
+            await client.send(text(type="ping"))
+            await next_message(client, "pong")
+        sent = gate.realtime.metrics.frames_sent
+        assert (sent["welcome"], sent["unsubscribed"], sent["pong"], sent["error"]) == (1, 1, 1, 0)
+
+
 class TestClosing:
     async def test_a_client_may_close(self, gate: Gate) -> None:
         async with gate.connect(f"/realtime?topics={TOPIC}") as client:
