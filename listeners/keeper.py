@@ -59,7 +59,7 @@ class Keeper:
             began = self._clock()
             if self._is_due("canary", settings.canary_ms):
                 await self._check()
-                await sing(self._connection)
+                await sing(self._connection, acknowledged=self._reign.acknowledged)
                 self._reign.wakeup.nudge()
             if self._wants_saving():
                 await self.save()

@@ -37,6 +37,7 @@ class Reign:
         self.settled = False  # the log was read to its end at least once
         self.moved = False  # changes were published since the keeper last looked
         self.last_id = 0
+        self.acknowledged: int | None = None  # the last beat that Redis has taken and published
         self.current_at = clock()  # when everything had been read and published
         self._connection = connection
         self._read_timeout_s = settings.read_timeout_ms / 1000
@@ -115,4 +116,5 @@ class Reign:
         self.moved |= found
         if mark is not None:
             await self._publisher.beat(mark)
+            self.acknowledged = mark.number
         await self.wakeup.settle(self._connection, found=found, snapshot=snapshot)

@@ -22,7 +22,7 @@ SELECT missing FROM (
         ('gateway.change_log', 'SELECT'), ('gateway.change_log', 'INSERT'), ('gateway.change_log', 'DELETE'),
         ('gateway.control', 'SELECT'), ('gateway.control', 'UPDATE'),
         ('gateway.position', 'SELECT'), ('gateway.position', 'UPDATE'),
-        ('gateway.canary', 'UPDATE'), ('gateway.sources', 'SELECT'),
+        ('gateway.canary', 'SELECT'), ('gateway.canary', 'UPDATE'), ('gateway.sources', 'SELECT'),
         ('gateway.alive', 'SELECT'), ('gateway.alive', 'INSERT'), ('gateway.alive', 'DELETE')
     ) wanted (table_, right_)
     WHERE NOT pg_catalog.has_table_privilege(wanted.table_, wanted.right_)
