@@ -41,6 +41,7 @@ class Client(asyncio.Protocol):
         self._clock = clock
         self._frames = FrameReader()
         self._head: bytearray | None = bytearray()
+        self._closing = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,6 +59,7 @@ class Client(asyncio.Protocol):
                 self._write(client_frame(payload, PONG))
             elif opcode == CLOSE:
                 self.close_code = int.from_bytes(payload[:2])
+                self.close(self.close_code or 1000)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.opened.done():
@@ -72,6 +74,12 @@ class Client(asyncio.Protocol):
 
     def send(self, message: dict[str, Any]) -> None:
         self._write(client_frame(orjson.dumps(message)))
+
+    def close(self, code: int = 1000) -> None:
+        """Begins the closing handshake, or answers the server's; the server hangs up then."""
+        if not self._closing:
+            self._closing = True
+            self._write(client_frame(code.to_bytes(2), CLOSE))
 
     def abort(self) -> None:
         if self._transport is not None:

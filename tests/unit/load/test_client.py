@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from load.client import TOPICS_A_MESSAGE, Client, ConnectionRefused, realtime_url
-from load.frames import PONG, FrameReader, client_frame
+from load.frames import CLOSE, PONG, FrameReader, client_frame
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
@@ -92,6 +92,16 @@ class TestOpen:
         connected.client.connection_lost(None)
         assert connected.client.close_code == 1012
         assert connected.client.closed.done()
+
+    async def test_the_servers_close_is_answered_with_its_code(self, connected: Connected) -> None:
+        connected.client.data_received(b"\x88\x02\x03\xf4")
+        assert connected.wire.written[-1] == client_frame(b"\x03\xf4", CLOSE)
+
+    async def test_it_closes_once(self, connected: Connected) -> None:
+        connected.client.close()
+        connected.client.close()
+        connected.client.data_received(b"\x88\x02\x03\xe8")
+        assert connected.wire.written[1:] == [client_frame(b"\x03\xe8", CLOSE)]
 
     async def test_many_topics_take_several_messages(self, connected: Connected) -> None:
         topics = [f"product:{number}" for number in range(2 * TOPICS_A_MESSAGE + 1)]
