@@ -156,6 +156,10 @@ class Copy:
         """The version held or remembered for the key; -1: none in this epoch."""
         return self._versions.get(key, -1)
 
+    def versions(self) -> dict[str, int]:
+        """All of them, by key."""
+        return dict(self._versions)
+
     def apply(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Applies decoded items and returns those that were newer than what was held."""
         return [item for item in items if self._apply_one(item)]

@@ -20,8 +20,10 @@ class CheckedCopies:
         self.copies: dict[str, Copy] = {}
         self.held: dict[str, View] = {}
         self.views: dict[str, View] = {}  # what each copy is a copy of
+        self.checked = 0  # items
         self._positions: dict[str, tuple[str, int]] = {}
         self._complete: dict[str, bool] = {}
+        self._floors: dict[str, dict[str, int]] = {}  # what the last snapshot of the same epoch had reached
 
     def receive(self, message: dict[str, Any]) -> None:
         self.messages.append(message)
@@ -42,8 +44,16 @@ class CheckedCopies:
             self._apply(topic, message["items"])
 
     def reconnected(self) -> None:
-        """The promises of one connection end with it; the copies stay."""
+        """The promises of one connection end with it; the copies stay.
+
+        An exact copy goes on from where it was, on whichever replica. A public one has versions of its
+        replica's own making, and begins anew.
+        """
         self._complete = dict.fromkeys(self._complete, False)
+        for topic, view in self.views.items():
+            if view is View.PUBLIC:
+                self._positions.pop(topic, None)
+                self.copies.pop(topic, None)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]
@@ -58,11 +68,24 @@ class CheckedCopies:
         """Versions by key."""
         return {key: item["version"] for key, item in self.copies[topic].items.items()}
 
+    def equals(self, topic: str, expected: dict[str, dict[str, Any]]) -> bool:
+        """Whether the copy says what the database says: its stock, and the products that belong to it."""
+        if not self.is_complete(topic):
+            return False
+        items = self.copies[topic].items
+        if topic.startswith("location:"):
+            sold = {item["product_id"] for item in items.values() if item["kind"] == "stock"}
+            items = {k: i for k, i in items.items() if i["kind"] == "stock" or i["product_id"] in sold}
+        return {key: {name: item[name] for name in expected.get(key, {})} for key, item in items.items()} == (
+            expected
+        )
+
     def _snapshot(self, topic: str, message: dict[str, Any]) -> None:
         copy = self.copies.setdefault(topic, Copy())
         if message["part"] == 1:
             epoch, seq = self._positions.get(topic, ("", 0))
             assert epoch != message["epoch"] or message["seq"] >= seq, "a snapshot went back"
+            self._floors[topic] = copy.versions() if epoch == message["epoch"] else {}
             copy.reset()
             self.views[topic] = self.held[topic]
         self._positions[topic] = (message["epoch"], message["seq"])
@@ -70,8 +93,9 @@ class CheckedCopies:
         self._apply(topic, message["items"])
 
     def _apply(self, topic: str, items: list[dict[str, Any]]) -> None:
-        copy = self.copies[topic]
+        copy, floors = self.copies[topic], self._floors[topic]
         for item in items:
             key = item_key(item)
-            assert item["version"] >= copy.version(key), f"{key} went back"
+            assert item["version"] >= max(copy.version(key), floors.get(key, -1)), f"{key} went back"
+        self.checked += len(items)
         copy.apply(items)
