@@ -153,10 +153,10 @@ def _is_content(follower: Follower) -> bool:
 class Rig:
     """What stack() has put together. Everything in it may be broken."""
 
-    def __init__(self, postgres: PostgresServer, valkey: ValkeyServer, shop: Shop) -> None:
-        self.postgres = postgres
+    def __init__(self, postgres: PostgresServer, valkey: ValkeyServer, *, seed: int) -> None:
+        self.postgres = postgres  # a test may put another server in its place
         self.valkey = valkey
-        self.shop = shop
+        self.shop = Shop(lambda: self.postgres.url, seed=seed)
         self.replicas: list[Replica] = []
         self.followers: list[Follower] = []
         self.running: list[asyncio.Task[None]] = []
@@ -257,9 +257,8 @@ async def stack(
             put.push_async_callback(server.stop)
         await asyncio.gather(postgres.start(), valkey.start())
         await migrate(postgres.url)
-        shop = Shop(lambda: rig.postgres.url, seed=seed)
-        rig = Rig(postgres, valkey, shop)  # a test may put another server in its place
-        await shop.fill()
+        rig = Rig(postgres, valkey, seed=seed)
+        await rig.shop.fill()
         for number in range(replicas):
             postgres_proxy, database_url = await put.enter_async_context(proxied(postgres.url))
             redis_proxy, redis_url = await put.enter_async_context(proxied(valkey.url))
@@ -274,7 +273,7 @@ async def stack(
             await replica.wait_ready()
         async with asyncio.TaskGroup() as tasks:
             rig._tasks = tasks
-            rig.running.append(tasks.create_task(shop.run()))
+            rig.running.append(tasks.create_task(rig.shop.run()))
             for replica in rig.replicas:
                 rig.follow([replica])
                 rig.follow([replica], PUBLIC_TOPICS, View.PUBLIC)
