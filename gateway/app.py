@@ -31,7 +31,7 @@ from listeners.feed import TopicFeed
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
 from listeners.metrics import DESCRIPTIONS, bus_readings, loader_readings, relay_readings, verifier_readings
-from listeners.postgres import create_pool
+from listeners.pool import create_pool
 from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, is_cluster_url
 from listeners.relay import Relay, RelaySettings

@@ -2,7 +2,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -18,12 +18,13 @@ __all__ = [
     "NOTIFY_CHANNEL",
     "TRANSIENT_ERRORS",
     "Connection",
+    "both_connected",
+    "brief_transaction",
     "classified",
     "classify",
     "close",
     "connect",
     "connected",
-    "create_pool",
     "probe",
     "redact_dsn",
     "set_deadlines",
@@ -41,6 +42,8 @@ LOCK_ATTACH: Final = int.from_bytes(b"gateway\x03")
 # A peer that is gone is noticed after 5 + 3 * 5 s without traffic, and after USER_TIMEOUT_MS with some.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _USER_TIMEOUT_MS: Final = 10_000
+
+_BRIEF: Final = "SET LOCAL idle_in_transaction_session_timeout = '3s'; SET LOCAL lock_timeout = '3s'"
 
 TRANSIENT_ERRORS: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """Whatever a conversation with Postgres may raise; `classify` tells what it means."""
@@ -67,6 +70,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
         super().__init__(protocol, transport, *args)
         set_deadlines(transport.get_extra_info("socket"))
 
+    def itself(self) -> "Connection":
+        """Also through a pool's proxy, which is another object every time."""
+        return self
+
 
 def set_deadlines(link: Any) -> None:
     if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
@@ -85,7 +92,7 @@ async def connect(
     """A dedicated connection; `purpose` is told to the server as part of the application name.
 
     Statements are prepared once and kept: their result types are ours and fixed by casts, so a change of the
-    shop's schema can not invalidate them (the pool below is the other way about).
+    shop's schema can not invalidate them (listeners.pool is the other way about).
     Raises Unavailable or Refused, also for a server older than MINIMUM_VERSION.
     """
     with classified(dsn):
@@ -123,32 +130,35 @@ async def close(connection: Connection, *, timeout_s: float = 1.0) -> None:
         connection.terminate()
 
 
-async def create_pool(
-    dsn: str,
-    *,
-    purpose: str = "queries",
-    min_size: int = 0,
-    max_size: int = 8,
-    timeout_s: float = 5.0,
-    command_timeout_s: float = 30.0,
-) -> Any:
-    """A pool for reads of the shop's tables; nothing of a session (locks, LISTEN, settings) survives in it.
+@asynccontextmanager
+async def both_connected(
+    *ends: tuple[str, str], timeout_s: float = 5.0
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """Two connections, each by its DSN and purpose, closed side by side at the end."""
+    async with AsyncExitStack() as stack:
+        links: list[Connection] = []
 
-    It keeps no prepared statements: those break when the shop alters a table inside somebody's transaction
-    ("cached plan must not change result type"), and behind a transaction-pooling PgBouncer.
-    Raises Unavailable or Refused when `min_size` connections can not be made.
+        async def close_all() -> None:
+            await asyncio.gather(*(close(link) for link in links))
+
+        stack.push_async_callback(close_all)
+        for dsn, purpose in ends:
+            links.append(await connect(dsn, purpose=purpose, timeout_s=timeout_s))
+        one, other = links
+        yield one, other
+
+
+@asynccontextmanager
+async def brief_transaction(connection: Any) -> AsyncIterator[None]:
+    """For what locks rows or tables that others need: should this process freeze or its link die in the
+    middle, the server ends the transaction soon. Nor does it wait longer than that for others' locks.
+
+    Raises asyncpg.LockNotAvailableError then. SET LOCAL, for behind a transaction-pooling PgBouncer a session
+    belongs to everybody.
     """
-    with classified(dsn):
-        return await asyncpg.create_pool(
-            dsn,
-            min_size=min_size,
-            max_size=max_size,
-            timeout=timeout_s,
-            command_timeout=command_timeout_s,
-            statement_cache_size=0,
-            connection_class=Connection,
-            server_settings={"application_name": f"{APPLICATION_NAME} {purpose}"},
-        )
+    async with connection.transaction():
+        await connection.execute(_BRIEF)
+        yield
 
 
 async def probe(connection: Any, *, timeout_s: float) -> None:

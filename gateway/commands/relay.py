@@ -15,7 +15,7 @@ from gateway.server import HttpServer
 from gateway.sockets import bind_socket, bound_address
 from gateway.startup import Startup
 from listeners.metrics import DESCRIPTIONS, relay_readings, verifier_readings
-from listeners.postgres import create_pool
+from listeners.pool import create_pool
 from listeners.relay import Relay
 from listeners.topic_store import TopicStore
 

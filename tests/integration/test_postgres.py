@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from listeners.errors import Refused, Unavailable
-from listeners.postgres import Connection, close, connect, connected, create_pool, probe
+from listeners.pool import create_pool
+from listeners.postgres import Connection, close, connect, connected, probe
 from tests.support.databases import with_database
 from tests.support.proxy import proxied
 

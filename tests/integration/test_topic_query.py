@@ -9,7 +9,7 @@ import pytest
 
 from listeners.attach import attach, attached, detach
 from listeners.log_plan import load_plan
-from listeners.postgres import create_pool
+from listeners.pool import create_pool
 from listeners.sources import default_sources, load_source_file
 from listeners.topic_query import TopicQuery
 from protocol.items import Item, build_item

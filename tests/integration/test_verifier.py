@@ -14,7 +14,7 @@ import pytest
 from listeners.attached_rows import AttachedRows
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
-from listeners.postgres import create_pool
+from listeners.pool import create_pool
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay, RelaySettings
 from listeners.topic_store import TopicStore

@@ -1,0 +1,131 @@
+"""The pool over a link that can die in silence."""
+
+import asyncio
+import time
+from typing import Any
+
+import asyncpg
+import pytest
+
+from listeners.pool import create_pool
+from tests.support.proxy import proxied
+from tests.support.waiting import eventually
+
+PATIENCE_S = 0.3
+
+
+async def warm(pool: asyncpg.Pool, connections: int) -> None:
+    """Opens so many, which lie idle afterwards."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(connections):
+            group.create_task(pool.execute("SELECT pg_sleep(0.05)"))
+    assert pool.get_idle_size() == connections
+
+
+class TestConnectionsThatDiedInSilence:
+    async def test_cost_one_probe_together(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S)
+            await warm(pool, 6)
+            pool._fresh_s = 0
+            proxy.black_hole()
+            began = time.monotonic()
+            assert await asyncio.gather(*(pool.fetchval("SELECT 7") for _ in range(8))) == [7] * 8
+            assert PATIENCE_S <= time.monotonic() - began < 2 * PATIENCE_S + 0.2
+            pool.terminate()
+
+    async def test_are_replaced_one_after_the_other_as_well(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S)
+            await warm(pool, 6)
+            pool._fresh_s = 0
+            proxy.black_hole()
+            began = time.monotonic()
+            for _ in range(8):
+                assert await pool.fetchval("SELECT 7") == 7
+            assert time.monotonic() - began < 2 * PATIENCE_S
+            pool.terminate()
+
+    async def test_in_the_middle_of_a_statement_are_not_used_again(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S, max_size=1)
+            await warm(pool, 1)
+            proxy.black_hole()
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await pool.fetchval("SELECT 7", timeout=PATIENCE_S)
+            assert await pool.fetchval("SELECT 7") == 7
+            assert time.monotonic() - began < 2 * PATIENCE_S
+            pool.terminate()
+
+    async def test_are_dropped_by_a_caller_who_leaves_meanwhile(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S, max_size=1)
+            await warm(pool, 1)
+            pool._fresh_s = 0
+            proxy.black_hole()
+            asking = asyncio.create_task(pool.fetchval("SELECT 7"))
+            await eventually(lambda: pool.get_idle_size() == 0 or asking.done())
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+            assert await pool.fetchval("SELECT 7") == 7
+            pool.terminate()
+
+    async def test_are_dropped_by_a_caller_who_leaves_in_the_middle_of_a_statement(
+        self, database_url: str
+    ) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S, max_size=1)
+            await warm(pool, 1)
+            proxy.black_hole()
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await pool.fetchval("SELECT 7")
+            assert time.monotonic() - began < 0.05 + 2 * PATIENCE_S
+            assert await pool.fetchval("SELECT 7") == 7
+            pool.terminate()
+
+
+class TestAServerThatFroze:
+    async def test_is_told_in_time(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            pool = await create_pool(url, timeout_s=PATIENCE_S)
+            await warm(pool, 4)
+            pool._fresh_s = 0
+            proxy.freeze()
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await pool.fetchval("SELECT 7")
+            assert time.monotonic() - began < 2 * PATIENCE_S + 0.2  # a probe, and a try to connect
+            proxy.thaw()
+            assert await pool.fetchval("SELECT 7") == 7
+            pool.terminate()
+
+
+class TestConnectionsInUse:
+    @pytest.mark.parametrize("fresh_s", [0, 60])
+    async def test_are_asked_only_when_they_lay_idle(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch, fresh_s: float
+    ) -> None:
+        asked = []
+
+        async def probe(connection: Any, *, timeout_s: float) -> None:
+            asked.append(timeout_s)
+
+        monkeypatch.setattr("listeners.pool.probe", probe)
+        pool = await create_pool(database_url, timeout_s=PATIENCE_S, max_size=1)
+        pool._fresh_s = fresh_s
+        backends = [await pool.fetchval("SELECT pg_backend_pid()") for _ in range(3)]
+        assert len(set(backends)) == 1
+        assert asked == ([] if fresh_s else [PATIENCE_S] * 2)
+        pool.terminate()
+
+    async def test_stay_when_an_answer_was_an_error(self, database_url: str) -> None:
+        pool = await create_pool(database_url, max_size=1)
+        first = await pool.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await pool.fetchval("SELECT 1 / 0")
+        assert await pool.fetchval("SELECT pg_backend_pid()") == first
+        pool.terminate()
