@@ -1,20 +1,22 @@
 """How redis-py is set up here, and what its errors mean."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 
 from listeners.cancelling import cancellable
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.keys import BUCKETS, hash_tag
+from listeners.redis_cluster import Address, ClusterClient, Command
 
 __all__ = [
     "AnyRedis",
@@ -22,20 +24,30 @@ __all__ = [
     "check_server",
     "classified",
     "connect_redis",
+    "execute_many",
+    "execute_placed",
     "is_cluster_url",
     "make_links",
+    "served_buckets",
+    "server_info",
     "translated",
 ]
 
-AnyRedis = Redis | RedisCluster
+AnyRedis = Redis | ClusterClient
 
 _CLUSTER_SCHEMES: Final = ("redis+cluster://", "rediss+cluster://")
+_DEFAULT_PORT: Final = 6379
 _OLDEST: Final = "Redis 7 or Valkey 7.2 is needed"
 
 # Of replies that redis-py has no class for, by their first word. The others are mistakes of ours.
 _TRANSIENT_WORDS: Final = {"BUSY", "MISCONF", "NOREPLICAS", "UNKILLABLE", "INPROG", "NOMASTERLINK"}
 _REFUSING_WORDS: Final = {"DENIED", "NOPROTO"}
-_REFUSING_TEXTS: Final = ("unknown command", "DB index is out of range", "without any password configured")
+_REFUSING_TEXTS: Final = (
+    "unknown command",
+    "DB index is out of range",
+    "without any password configured",
+    "cluster support disabled",
+)
 
 
 def is_cluster_url(url: str) -> bool:
@@ -52,10 +64,32 @@ def connect_redis(
     reply in time fails; a caller waits up to `timeout_s` for one of the connections.
     """
     options = _options(timeout_s, name)
-    if is_cluster_url(url):
-        return RedisCluster.from_url(_plain(url), max_connections=max_connections, **options)
-    pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_s, **options)
-    return Redis.from_pool(pool)
+
+    def connect(node_url: str) -> Redis:
+        return Redis.from_pool(
+            _Pool.from_url(node_url, max_connections=max_connections, timeout=timeout_s, **options)
+        )
+
+    if not is_cluster_url(url):
+        return connect(url)
+    connect(_plain(url))  # raises for a bad one; nothing of it is open
+    return ClusterClient(_seed(url), lambda node: connect(_node_url(url, node)), timeout_s=timeout_s)
+
+
+class _Pool(BlockingConnectionPool):
+    """Drops all idle connections when one was lost: they took the same way, and each that has died in silence
+    would cost somebody a whole timeout.
+
+    redis-py gives a connection back disconnected only after an error or a cancellation in the middle of a
+    reply; that the latter costs the idle ones a new connection as well does no harm.
+    """
+
+    async def release(self, connection: AbstractConnection) -> None:
+        lost = not connection.is_connected
+        await super().release(connection)
+        if lost:
+            for idle in list(self._available_connections):
+                await idle.disconnect(nowait=True)  # does not suspend: nobody may take it half closed
 
 
 class Link(NamedTuple):
@@ -65,29 +99,54 @@ class Link(NamedTuple):
     buckets: frozenset[int]
 
 
-async def make_links(url: str, *, timeout_s: float, name: str = "inventory-gateway-bus") -> list[Link]:
+async def make_links(
+    url: str, client: AnyRedis, *, timeout_s: float, name: str = "inventory-gateway-bus"
+) -> list[Link]:
     """Connections to all nodes that serve a bucket; they are not connected yet.
 
-    Raises what redis-py raises when a cluster can not be asked for its nodes.
+    `client` is one of the same URL. Raises what redis-py raises when no node of a cluster can be asked.
     """
-    if not is_cluster_url(url):
+    if not isinstance(client, ClusterClient):
         return [Link(_bare(url, timeout_s, name), frozenset(range(BUCKETS)))]
-    client = connect_redis(url, timeout_s=timeout_s, name=name)
-    assert isinstance(client, RedisCluster)  # noqa: S101  (for the type checker)
-    try:
-        await client.initialize()
-        served: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
-        for bucket in range(BUCKETS):
-            node = client.get_node_from_key(hash_tag(bucket))
-            if node is None:
-                raise exceptions.ClusterDownError(f"no node serves {hash_tag(bucket)}")
-            served[str(node.host), int(node.port)].add(bucket)
-    finally:
-        await client.aclose()
-    return [
-        Link(_bare(_node_url(url, *address), timeout_s, name), frozenset(buckets))
-        for address, buckets in served.items()
-    ]
+    served = await served_buckets(client)
+    return [Link(_bare(_node_url(url, node), timeout_s, name), buckets) for node, buckets in served.items()]
+
+
+async def served_buckets(client: ClusterClient) -> dict[Address, frozenset[int]]:
+    """Which primary serves which buckets now. Raises ClusterDownError when nobody serves one of them."""
+    owners = (await client.topology()).owners
+    served: defaultdict[Address, set[int]] = defaultdict(set)
+    for bucket in range(BUCKETS):
+        owner = owners[key_slot(hash_tag(bucket).encode())]
+        if owner is None:
+            raise exceptions.ClusterDownError(f"no node serves {hash_tag(bucket)}")
+        served[owner].add(bucket)
+    return {node: frozenset(buckets) for node, buckets in served.items()}
+
+
+async def execute_placed(client: AnyRedis, *command: str | bytes | int) -> tuple[Any, Address | None]:
+    """The reply, and the node of a cluster that gave it."""
+    if isinstance(client, ClusterClient):
+        return await client.placed(*command)
+    return await client.execute_command(*command), None  # type: ignore[no-untyped-call]  # a gap of redis-py
+
+
+async def execute_many(client: AnyRedis, commands: Sequence[Command]) -> list[Any]:
+    """In one pipeline, or one to each node of a cluster; the replies, errors among them, in order."""
+    if isinstance(client, ClusterClient):
+        return await client.execute_many(commands)
+    async with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    return replies
+
+
+async def server_info(client: AnyRedis, *sections: str) -> list[Mapping[str, Any]]:
+    """INFO of the server, or of every primary of a cluster that serves a slot."""
+    if isinstance(client, ClusterClient):
+        return await client.info_of_primaries(*sections)
+    return [await client.execute_command("INFO", *sections)]  # type: ignore[no-untyped-call]  # as above
 
 
 def _bare(url: str, timeout_s: float, name: str) -> AbstractConnection:
@@ -96,11 +155,17 @@ def _bare(url: str, timeout_s: float, name: str) -> AbstractConnection:
     return link
 
 
-def _node_url(url: str, host: str, port: int) -> str:
+def _seed(url: str) -> Address:
+    parts = urlsplit(_plain(url))
+    return Address(parts.hostname or "localhost", parts.port or _DEFAULT_PORT)
+
+
+def _node_url(url: str, node: Address) -> str:
     parts = urlsplit(_plain(url))
     credentials = parts.netloc.rpartition("@")[0]
     at = f"{credentials}@" if credentials else ""
-    return urlunsplit(parts._replace(netloc=f"{at}{f'[{host}]' if ':' in host else host}:{port}"))
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return urlunsplit(parts._replace(netloc=f"{at}{host}:{node.port}"))
 
 
 def _plain(url: str) -> str:
@@ -181,7 +246,7 @@ async def check_server(client: AnyRedis, prefix: str = "gw") -> None:
     """
     try:
         with translated():
-            await client.spublish(f"{prefix}:probe", "")
+            await client.execute_command("SPUBLISH", f"{prefix}:probe", "")
     except Refused as error:
         if "unknown command" in str(error):
             raise Refused(f"{error}; {_OLDEST}") from error
