@@ -1,13 +1,17 @@
 from dataclasses import astuple, dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import orjson
+
+from listeners.postgres import brief_transaction
 
 __all__ = [
     "Identity",
     "adopt_database",
+    "place_of",
     "read_identity",
+    "read_place",
     "read_system",
     "renew_nonce",
     "skip_to_now",
@@ -29,7 +33,26 @@ class Identity:
 
     @property
     def generation(self) -> str:
-        return sha256(orjson.dumps(astuple(self))).hexdigest()[:16]
+        """Its second part names the place, so that whoever reads rows for it can tell that they come from there."""
+        return _digest(*astuple(self))[:_WHOLE] + self.place
+
+    @property
+    def place(self) -> str:
+        """Which server, which database, and which history of it; not what may change while it goes on."""
+        return _digest(self.system, self.timeline, self.alive, self.nonce)[:_PLACE]
+
+
+_WHOLE: Final = 16
+_PLACE: Final = 8
+
+
+def _digest(*parts: str) -> str:
+    return sha256(orjson.dumps(parts)).hexdigest()
+
+
+def place_of(generation: str) -> str:
+    """The Identity.place that a generation was made of."""
+    return generation[_WHOLE:]
 
 
 _SYSTEM = """
@@ -83,13 +106,18 @@ async def read_identity(connection: Any, redis: str) -> Identity:
     )
 
 
+async def read_place(connection: Any) -> str:
+    """The Identity.place that the connection leads to now. Raises what asyncpg raises, also on a standby."""
+    return (await read_identity(connection, "")).place
+
+
 async def adopt_database(connection: Any) -> bool:
     """Give the database an `alive` id if it has none of its own; True if the saved position is void then.
 
     The id names the system it was drawn on, so one that came with a dump of another system does not count.
     Position and id change in one transaction: a relay that dies on the way leaves no half of it.
     """
-    async with connection.transaction():
+    async with brief_transaction(connection):
         if await connection.fetchval(
             f"SELECT EXISTS (SELECT FROM gateway.alive WHERE id LIKE '%@' || {_SYSTEM})"  # noqa: S608  # ours
         ):
@@ -113,7 +141,7 @@ async def skip_to_now(connection: Any, *, counter: int = 0) -> tuple[str, int]:
 
 async def start_over(connection: Any, *, counter: int = 0) -> None:
     """A new generation from the current snapshot on, all or nothing."""
-    async with connection.transaction():
+    async with brief_transaction(connection):
         await renew_nonce(connection)
         await skip_to_now(connection, counter=counter)
 

@@ -45,7 +45,8 @@ async def prepare_reader(reader: Any) -> None:
     """The reader polls many times a second, so its statement is planned once (planning costs 1 ms, the plan
     0.2 ms). The one plan knows neither snapshot nor number of rows, so it must not be led into full scans of
     a log that was just filled, nor into parallel workers, which take 10 ms to start, nor into JIT. All this
-    has to be set before the statement is prepared. What the reader writes may be lost in a crash.
+    has to be set before the statement is prepared. What the reader writes may be lost in a crash. Should this
+    process freeze or its link die in the middle of a large read, the server ends the session some time.
     """
     for setting in (
         "jit = off",
@@ -53,5 +54,7 @@ async def prepare_reader(reader: Any) -> None:
         "enable_seqscan = off",
         "plan_cache_mode = force_generic_plan",
         "synchronous_commit = off",
+        "idle_in_transaction_session_timeout = '60s'",
+        "tcp_user_timeout = '3s'",
     ):
         await reader.execute(f"SET {setting}")

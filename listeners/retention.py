@@ -2,6 +2,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from listeners.postgres import brief_transaction
+
 __all__ = ["LEAVES", "clear_leaf", "empty_old_leaves"]
 
 LEAVES: Final = 8  # change_log_0 .. change_log_7, one an hour, round and round
@@ -48,7 +50,7 @@ async def clear_leaf(connection: Any, leaf: str, position: str) -> bool:
     False if somebody has it locked, or if there is something to be read.
     """
     try:
-        async with connection.transaction():
+        async with brief_transaction(connection):
             await connection.execute(f"LOCK TABLE gateway.{leaf} IN ACCESS EXCLUSIVE MODE NOWAIT")
             if await connection.fetchval(f"SELECT {_UNREAD.format(leaf=leaf)}", position):
                 return False
