@@ -1,12 +1,14 @@
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from listeners.canary import sing
 from listeners.change_log import save_position
 from listeners.errors import ListenersError
 from listeners.generation import read_identity
+from listeners.link_watch import ReaderWatch
+from listeners.postgres import probe
 from listeners.reign import Reign
 from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
 from listeners.retention import empty_old_leaves
@@ -15,7 +17,12 @@ from listeners.wakeup import notify_allowed, set_asleep
 
 __all__ = ["Keeper", "ReignOver", "relay_seen"]
 
-_SAVE_IDLE_S = 5.0
+T = TypeVar("T")
+
+_SAVE_IDLE_S: Final = 5.0
+_PROBE_MS: Final = 1000
+# Of emptying the old leaves of the log: a look at each, and the disk's work.
+_TRUNCATE_S: Final = 10.0
 
 
 class ReignOver(ListenersError):
@@ -26,7 +33,8 @@ class Keeper:
     """Everything of a reign that is not on the way of a change, on a connection of its own.
 
     It sings the canary, saves the position, tells the triggers that a relay is there, looks whether the
-    reign's mandate still holds, and empties old leaves of the log.
+    reign's mandate still holds, and empties old leaves of the log. It notices when its own link, or the
+    reader's, is half-open: nothing of what it asks for takes long, so it does not wait long.
     """
 
     def __init__(
@@ -47,6 +55,8 @@ class Keeper:
         self._settings = settings
         self._statistics = statistics
         self._clock = clock
+        self._probe_timeout_s = settings.probe_timeout_ms / 1000
+        self._watch = ReaderWatch(reign.asking, patience_s=self._probe_timeout_s, clock=clock)
         self._saved = mandate.since
         self._saved_at = clock()
         self._due: dict[str, float] = {}
@@ -57,17 +67,27 @@ class Keeper:
         tick_s = min(settings.save_ms, settings.canary_ms) / 1000
         while True:
             began = self._clock()
+            if self._is_due("probe", _PROBE_MS):
+                await probe(self._connection, timeout_s=self._probe_timeout_s)
+            if self._is_due("look", settings.probe_timeout_ms // 2):
+                await self._soon(self._watch.look(self._connection))
             if self._is_due("canary", settings.canary_ms):
-                await self._check()
-                await sing(self._connection, acknowledged=self._reign.acknowledged)
+                await self._soon(self._check())
+                await self._soon(sing(self._connection, acknowledged=self._reign.acknowledged))
                 self._reign.wakeup.nudge()
             if self._wants_saving():
                 await self.save()
             if self._is_due("seen", settings.seen_ms):
-                await relay_seen(self._connection, settings.log_retention_s)
+                await self._soon(relay_seen(self._connection, settings.log_retention_s))
             if self._is_due("truncate", settings.truncate_ms):
-                self._statistics.leaves_emptied += len(await empty_old_leaves(self._connection))
+                emptied = await self._soon(empty_old_leaves(self._connection), within_s=_TRUNCATE_S)
+                self._statistics.leaves_emptied += len(emptied)
             await asyncio.sleep(max(tick_s - (self._clock() - began), tick_s / 10))
+
+    async def _soon(self, work: Awaitable[T], *, within_s: float = 0.0) -> T:
+        """What Postgres may take longer for than for a probe, but not much. Raises TimeoutError."""
+        async with asyncio.timeout(within_s or 2 * self._probe_timeout_s):
+            return await work
 
     def _is_due(self, name: str, every_ms: int) -> bool:
         now = self._clock()
@@ -97,7 +117,7 @@ class Keeper:
     async def save(self) -> None:
         """Save how far Redis has acknowledged, and let Redis remember the counter. Raises StaleTerm."""
         done, self._reign.moved = self._reign.done, False
-        counter = await save_position(self._connection, done, term=self._mandate.term)
+        counter = await self._soon(save_position(self._connection, done, term=self._mandate.term))
         self._saved, self._saved_at = done, self._clock()
         await self._store.remember_position(counter)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from listeners.change_log import Batch, ChangeLog
 from listeners.folding import CanaryMark
+from listeners.link_watch import Asking
 from listeners.postgres import probe
 from listeners.publisher import Publisher
 from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
@@ -39,6 +40,7 @@ class Reign:
         self.last_id = 0
         self.acknowledged: int | None = None  # the last beat that Redis has taken and published
         self.current_at = clock()  # when everything had been read and published
+        self.asking = Asking(clock)  # answers of the reader's link that may take long
         self._connection = connection
         self._read_timeout_s = settings.read_timeout_ms / 1000
         self._probe_timeout_s = settings.probe_timeout_ms / 1000
@@ -54,12 +56,14 @@ class Reign:
 
     async def run(self) -> None:
         """Raises what Postgres and the store raise, TableTruncated and RedisChanged."""
+        self.asking.backend = await self._connection.fetchval("SELECT pg_backend_pid()")
         await self.wakeup.listen(self._connection)
         while True:
             await self.wakeup.wait()
             await self._probe()
             began = self._clock()
-            batch = await self._log.read(self._connection, self.done, timeout_s=self._read_timeout_s)
+            with self.asking.now():
+                batch = await self._log.read(self._connection, self.done, timeout_s=self._read_timeout_s)
             self._statistics.reads += 1
             self._statistics.read.add(self._clock() - began)
             await (self._catch_up() if batch.more else self._publish(batch))
@@ -99,7 +103,11 @@ class Reign:
     async def _read_pages(self, queue: asyncio.Queue[Batch | None]) -> None:
         reading = self._log.pages(self._connection, self.done, timeout_s=self._read_timeout_s)
         async with aclosing(reading) as pages:
-            async for page in pages:
+            while True:
+                with self.asking.now():
+                    page = await anext(pages, None)
+                if page is None:
+                    break
                 await queue.put(page)
         await queue.put(None)
 
@@ -111,10 +119,13 @@ class Reign:
         return any(row.op != "C" for row in batch.rows)
 
     async def _settle(self, snapshot: str, mark: CanaryMark | None, *, found: bool) -> None:
-        await self._publisher.void_locations(self._connection)
+        # What it asks Redis in between is short: it ends well before the watch gets suspicious.
+        with self.asking.now():
+            await self._publisher.void_locations(self._connection)
         self.done = snapshot
         self.moved |= found
         if mark is not None:
             await self._publisher.beat(mark)
             self.acknowledged = mark.number
-        await self.wakeup.settle(self._connection, found=found, snapshot=snapshot)
+        with self.asking.now():
+            await self.wakeup.settle(self._connection, found=found, snapshot=snapshot)
