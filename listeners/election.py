@@ -1,12 +1,12 @@
 import asyncio
 import random as _random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
 
-from listeners.errors import ListenersError, Unavailable
+from listeners.errors import ListenersError
 from listeners.postgres import LOCK_RELAY, TRANSIENT_ERRORS, classified, classify, connected
 
 __all__ = ["Election", "LockLost", "Tenure"]
@@ -18,6 +18,9 @@ log = structlog.get_logger(__name__)
 
 class LockLost(ListenersError):
     """The session that held the relay's lock is gone, or does not answer: somebody else may reign now."""
+
+
+async def _always_fit() -> None: ...
 
 
 class Tenure:
@@ -86,19 +89,25 @@ class Election:
         self._random = random
 
     @asynccontextmanager
-    async def elected(self) -> AsyncIterator[Tenure]:
-        """Waits until the lock is ours; gives it back at the end. Raises Unavailable or Refused."""
-        async with connected(self._dsn, purpose="relay lock", timeout_s=self._timeout_s) as connection:
-            backend = await self._wait_elected(connection)
-            try:
-                yield Tenure(connection, backend, ping_s=self._ping_s, timeout_s=self._timeout_s)
-            finally:
-                await self._release(connection)
+    async def elected(self, fit: Callable[[], Awaitable[object]] = _always_fit) -> AsyncIterator[Tenure]:
+        """Waits until the lock is ours; gives it back at the end. Raises Unavailable or Refused.
 
-    async def _wait_elected(self, connection: Any) -> int:
+        `fit` is awaited before each try and raises for a candidate that could not reign: it must not hold up
+        the others by taking the lock first and finding out then.
+        """
+        async with connected(self._dsn, purpose="relay lock", timeout_s=self._timeout_s) as connection:
+            backend = await self._wait_elected(connection, fit)
+            tenure = Tenure(connection, backend, ping_s=self._ping_s, timeout_s=self._timeout_s)
+            try:
+                yield tenure
+            finally:
+                await self._release(connection, tenure)
+
+    async def _wait_elected(self, connection: Any, fit: Callable[[], Awaitable[object]]) -> int:
         with classified(self._dsn):
             await connection.execute(f"SET idle_session_timeout = '{_IDLE_SESSION_TIMEOUT}'")
             while True:
+                await fit()
                 backend: int | None = await connection.fetchval(
                     "SELECT pg_backend_pid() WHERE pg_try_advisory_lock($1)",
                     self._key,
@@ -108,9 +117,12 @@ class Election:
                     return backend
                 await asyncio.sleep(self._retry_s * (0.5 + self._random()))
 
-    async def _release(self, connection: Any) -> None:
+    async def _release(self, connection: Any, tenure: Tenure) -> None:
         """Let the next one go on at once; if that fails, the session's end does it."""
         try:
-            await connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=_RELEASE_S)
+            if not tenure.lost:
+                await connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=_RELEASE_S)
+                return
         except TRANSIENT_ERRORS as error:
-            log.debug("relay lock not released", reason=str(Unavailable(str(error))))
+            log.debug("relay lock not released", reason=str(classify(error)))
+        connection.terminate()  # nobody answers there, so a farewell is not waited for

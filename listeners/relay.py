@@ -2,7 +2,6 @@ import asyncio
 import random as _random
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from copy import deepcopy
 from typing import Final
 
@@ -15,7 +14,7 @@ from listeners.errors import ListenersError, Refused
 from listeners.generation import start_over
 from listeners.keeper import Keeper, ReignOver
 from listeners.mandate import begin_reign
-from listeners.postgres import TRANSIENT_ERRORS, classify, connected
+from listeners.postgres import TRANSIENT_ERRORS, both_connected, classify
 from listeners.publisher import RedisChanged, TableTruncated
 from listeners.reign import Reign
 from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
@@ -24,6 +23,8 @@ from listeners.topic_store import TopicStore
 __all__ = ["Relay", "RelaySettings", "RelayStatistics"]
 
 _FAREWELL_S: Final = 2.0
+# Between two tries: all of a gateway's processes may wait for the one server that has come back.
+_LONGEST_PAUSE_S: Final = 2.0
 _DEFAULTS: Final = RelaySettings()
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Relay:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._backoff = Backoff(random=random)
+        self._backoff = Backoff(cap_s=_LONGEST_PAUSE_S, random=random)
         self._timeout_s = settings.probe_timeout_ms / 1000
         self._election = Election(self._listener_dsn, timeout_s=self._timeout_s, random=random)
         self._statistics = RelayStatistics()
@@ -79,7 +80,10 @@ class Relay:
 
     async def _stand_for_election(self) -> None:
         """Returns by an error alone: that of the election, or of the reign that followed."""
-        async with self._election.elected() as tenure, asyncio.TaskGroup() as group:
+        async with (
+            self._election.elected(self._store.server_identity) as tenure,
+            asyncio.TaskGroup() as group,
+        ):
             group.create_task(tenure.watch())
             group.create_task(self._reign_once(tenure))
 
@@ -100,14 +104,8 @@ class Relay:
         return delay_s
 
     async def _reign_once(self, tenure: Tenure) -> None:
-        async with AsyncExitStack() as stack:
-            reader, keeping = [
-                await stack.enter_async_context(connected(dsn, purpose=purpose, timeout_s=self._timeout_s))
-                for dsn, purpose in (
-                    (self._listener_dsn, "relay reader"),
-                    (self._dsn, "relay keeper"),
-                )
-            ]
+        ends = (self._listener_dsn, "relay reader"), (self._dsn, "relay keeper")
+        async with both_connected(*ends, timeout_s=self._timeout_s) as (reader, keeping):
             mandate = await begin_reign(reader, keeping, self._store, self._settings, self._generation)
             state = (self._store, self._settings, self._statistics)
             reign = Reign(mandate, reader, *state, clock=self._clock)
@@ -118,8 +116,9 @@ class Relay:
                     group.create_task(reign.run())
                     group.create_task(keeper.run())
             except asyncio.CancelledError:
-                if not tenure.lost:
-                    await _say_farewell(keeper)
+                if not tenure.lost and not await _said_farewell(keeper):
+                    reader.terminate()
+                    keeping.terminate()
                 raise
             except BaseExceptionGroup as errors:
                 if errors.subgroup(TableTruncated):
@@ -143,13 +142,15 @@ class Relay:
         self._statistics.notifications += reign.wakeup.notifications
 
 
-async def _say_farewell(keeper: Keeper) -> None:
+async def _said_farewell(keeper: Keeper) -> bool:
     """What fails here is made up for by the next reign."""
     try:
         async with asyncio.timeout(_FAREWELL_S):
             await keeper.farewell()
     except (*TRANSIENT_ERRORS, ListenersError) as error:
         log.warning("relay left without saving its position", reason=str(error))
+        return False
+    return True
 
 
 def _reason(error: BaseException) -> BaseException:
