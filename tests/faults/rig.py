@@ -77,7 +77,13 @@ class Replica:
         self._reader = asyncio.create_task(self._read_log(self.process))
 
     async def wait_ready(self) -> None:
-        await eventually(self.is_ready, timeout_s=processes.START_S)
+        """Raises AssertionError when it ends instead."""
+
+        async def is_ready() -> bool:
+            return not self.running or await self.is_ready()
+
+        await eventually(is_ready, timeout_s=processes.START_S)
+        assert self.running, f"{self.name} has ended: {[line for _, line in self.lines[-20:]]}"
 
     async def is_ready(self) -> bool:
         return (await self.ops("/readyz"))[0] == 200
@@ -142,7 +148,11 @@ class Replica:
     async def _read_log(self, process: Process) -> None:
         assert process.stderr is not None
         async for line in process.stderr:
-            self.lines.append((time.monotonic(), orjson.loads(line)))
+            try:
+                said = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                said = {"event": f"not logged but printed: {line.decode(errors='replace').rstrip()}"}
+            self.lines.append((time.monotonic(), said))
 
 
 def _is_content(follower: Follower) -> bool:
