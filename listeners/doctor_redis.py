@@ -1,13 +1,18 @@
 """What `doctor` looks at in Redis."""
 
-from typing import Any, Final
-
-from redis.asyncio import RedisCluster
+from typing import Final
 
 from listeners.errors import ListenersError
 from listeners.findings import Finding, fail, fine, warn
 from listeners.keys import Keys
-from listeners.redis_client import AnyRedis, check_server, connect_redis, is_cluster_url, translated
+from listeners.redis_client import (
+    AnyRedis,
+    check_server,
+    connect_redis,
+    is_cluster_url,
+    server_info,
+    translated,
+)
 from listeners.topic_store import TopicStore
 
 __all__ = ["examine_redis"]
@@ -42,9 +47,8 @@ async def examine_redis(url: str, *, prefix: str, timeout_s: float) -> list[Find
 
 
 async def _info(client: AnyRedis, section: str) -> dict[str, str]:
-    """Of one node: in a cluster of any, since a cluster is set up alike."""
-    node = {"target_nodes": "random"} if isinstance(client, RedisCluster) else {}
-    reply: Any = await client.execute_command("INFO", section, **node)
+    """Of one primary: a cluster is set up alike."""
+    reply = (await server_info(client, section))[0]
     return {str(name): str(value) for name, value in reply.items()}
 
 

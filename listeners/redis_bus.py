@@ -8,12 +8,14 @@ import structlog
 from redis import exceptions
 
 from listeners.backoff import Backoff
+from listeners.beacons import Beacons
 from listeners.bus import BusListener, BusStatistics, Subscriptions, UnexpectedConfirmation
 from listeners.cancelling import apart, cancellable
 from listeners.errors import Refused
 from listeners.keys import Keys
-from listeners.redis_client import Link, classified, make_links
-from protocol.envelope import MalformedEnvelope, decode_envelope
+from listeners.redis_client import AnyRedis, Link, classified, connect_redis, make_links, served_buckets
+from listeners.redis_cluster import ClusterClient
+from protocol.envelope import Beat, MalformedEnvelope, decode_envelope
 
 __all__ = ["RedisBus"]
 
@@ -54,6 +56,7 @@ class _Reader:
     """
 
     def __init__(self, link: Link, words: _Words, probe_timeout_s: float) -> None:
+        self.node = link.node
         self.buckets = link.buckets
         self._connection = link.connection
         self._words = words
@@ -78,7 +81,7 @@ class _Reader:
             raise _loss(error) from error
 
     async def read(
-        self, on_message: Callable[[bytes], None], on_confirmed: Callable[[str, bool], None]
+        self, on_message: Callable[[bytes, bytes], None], on_confirmed: Callable[[str, bool], None]
     ) -> None:
         message, subscribed = self._words.message, self._words.subscribed
         while True:
@@ -89,7 +92,7 @@ class _Reader:
                 raise _loss(error) from error
             self._heard += 1
             if reply[0] == message:
-                on_message(reply[2])
+                on_message(reply[1], reply[2])
             elif reply[0] != b"pong":
                 on_confirmed(reply[1].decode(), reply[0] == subscribed)
 
@@ -110,7 +113,8 @@ class _Reader:
 class RedisBus:
     """The bus over Redis' pub/sub, on one connection, or one to each node of a cluster.
 
-    A link that is silent for `probe_timeout_s` when asked is lost, at most twice that time after it froze.
+    A link that is silent for `probe_timeout_s` when asked is lost, at most twice that time after it froze. So
+    are all links, to be made anew, when a bucket of a cluster has moved to another node.
     """
 
     def __init__(
@@ -129,20 +133,30 @@ class RedisBus:
         self._probe_timeout_s = probe_timeout_s
         self._backoff = backoff or Backoff()
         self._subscriptions = Subscriptions(keys.beacons(cluster))
+        self._beacons = Beacons(len(keys.beacons(cluster)))
         self._wake = asyncio.Event()
         self._connected = False
         self._messages = self._malformed = self._losses = 0
 
     async def run(self, listener: BusListener) -> None:
         """See Bus.run."""
+        # Outlives the links: it remembers nodes that can be asked when the one that was named is gone.
+        client = connect_redis(self._url, timeout_s=self._probe_timeout_s, name="inventory-gateway-bus")
+        try:
+            await self._run(client, listener)
+        finally:
+            await client.aclose()
+
+    async def _run(self, client: AnyRedis, listener: BusListener) -> None:
         while True:
             try:
-                await apart(self._serve(listener))
+                await apart(self._serve(client, listener))
             except _LinkLostError as error:
                 delay_s = self._backoff.next()
                 log.warning("bus link lost", why=str(error), retry_in_s=round(delay_s, 3))
             finally:
                 self._subscriptions.end_link()
+                self._beacons.forget()
             if self._connected:
                 self._connected = False
                 self._losses += 1
@@ -170,18 +184,18 @@ class RedisBus:
             losses=self._losses,
         )
 
-    async def _serve(self, listener: BusListener) -> None:
+    async def _serve(self, client: AnyRedis, listener: BusListener) -> None:
         """One life of the links: raises when the first of them is lost."""
 
-        def hear(data: bytes) -> None:
-            self._hear(data, listener)
+        def hear(channel: bytes, data: bytes) -> None:
+            self._hear(channel, data, listener)
 
         def confirm(channel: str, subscribed: bool) -> None:
             self._confirm(channel, subscribed, listener)
 
         readers: list[_Reader] = []
         try:
-            for link in await self._links():
+            for link in await self._links(client):
                 readers.append(_Reader(link, self._words, self._probe_timeout_s))
                 await readers[-1].connect()
             self._subscriptions.begin_link()
@@ -192,18 +206,33 @@ class RedisBus:
                 tasks.create_task(self._subscribe(readers))
                 for reader in readers:
                     tasks.create_task(reader.probe())
+                if isinstance(client, ClusterClient):
+                    tasks.create_task(self._watch_places(client, readers))
         except ExceptionGroup as group:
             raise _gravest(group) from group
         finally:
             for reader in readers:
                 await reader.disconnect()
 
-    async def _links(self) -> list[Link]:
+    async def _links(self, client: AnyRedis) -> list[Link]:
         try:
             with cancellable():
-                return await make_links(self._url, timeout_s=self._probe_timeout_s)
+                return await make_links(self._url, client, timeout_s=self._probe_timeout_s)
         except _CONNECTION_ERRORS as error:
             raise _loss(error) from error
+
+    async def _watch_places(self, client: ClusterClient, readers: Sequence[_Reader]) -> None:
+        """A primary that became a replica keeps its subscribers, and hears of messages at second hand."""
+        links = {(reader.node, reader.buckets) for reader in readers}
+        while True:
+            await asyncio.sleep(self._probe_timeout_s)
+            try:
+                with cancellable():
+                    served = await served_buckets(client)
+            except _CONNECTION_ERRORS as error:
+                raise _loss(error) from error
+            if set(served.items()) != links:
+                raise _LinkLostError("a bucket has moved to another node of the cluster")
 
     async def _subscribe(self, readers: Sequence[_Reader]) -> None:
         while True:
@@ -230,7 +259,7 @@ class RedisBus:
         nodes = {bucket: reader for reader in readers for bucket in reader.buckets}
         return [(nodes[bucket], some) for bucket, some in buckets.items()]
 
-    def _hear(self, data: bytes, listener: BusListener) -> None:
+    def _hear(self, channel: bytes, data: bytes, listener: BusListener) -> None:
         self._messages += 1
         try:
             envelope = decode_envelope(data)
@@ -238,7 +267,10 @@ class RedisBus:
             self._malformed += 1
             log.warning("malformed message on the bus", why=str(error))
             return
-        listener.message(envelope)
+        if not isinstance(envelope, Beat):
+            listener.message(envelope)
+        elif beat := self._beacons.hear(channel, envelope):
+            listener.message(beat)
 
     def _confirm(self, channel: str, subscribed: bool, listener: BusListener) -> None:
         try:

@@ -93,9 +93,10 @@ class _Pool(BlockingConnectionPool):
 
 
 class Link(NamedTuple):
-    """A bare connection for a reader of its own, and the buckets that its node serves."""
+    """A bare connection for a reader of its own, its node of a cluster, and the buckets that it serves."""
 
     connection: AbstractConnection
+    node: Address | None
     buckets: frozenset[int]
 
 
@@ -107,9 +108,11 @@ async def make_links(
     `client` is one of the same URL. Raises what redis-py raises when no node of a cluster can be asked.
     """
     if not isinstance(client, ClusterClient):
-        return [Link(_bare(url, timeout_s, name), frozenset(range(BUCKETS)))]
+        return [Link(_bare(url, timeout_s, name), None, frozenset(range(BUCKETS)))]
     served = await served_buckets(client)
-    return [Link(_bare(_node_url(url, node), timeout_s, name), buckets) for node, buckets in served.items()]
+    return [
+        Link(_bare(_node_url(url, node), timeout_s, name), node, buckets) for node, buckets in served.items()
+    ]
 
 
 async def served_buckets(client: ClusterClient) -> dict[Address, frozenset[int]]:

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, UnknownReign
 from listeners.keys import BUCKETS, Keys, bucket_of
 from listeners.parts import LogItem, apply_parts, merge_parts
-from listeners.redis_client import AnyRedis, translated
+from listeners.redis_client import AnyRedis, execute_placed, server_info, translated
+from listeners.redis_cluster import Address
 from listeners.scripts import Call, Scripts
 from protocol.envelope import Beat, Changed, Position, decode_envelope
 from protocol.items import Item
@@ -204,15 +205,10 @@ class TopicStore:
 
     async def server_identity(self) -> str:
         """Changes when what Redis holds may have been lost or gone back: after a restart or a failover."""
-        nodes = {"target_nodes": "primaries"} if self._cluster else {}
         with translated():
-            replies = [
-                await self._client.execute_command("INFO", section, **nodes)
-                for section in ("SERVER", "REPLICATION")
-            ]
-        return ",".join(
-            _info(reply, name) for reply, name in zip(replies, ("run_id", "master_replid"), strict=True)
-        )
+            servers = await server_info(self._client, "server", "replication")
+        # Not by address: of the same processes at other addresses nothing is lost.
+        return "+".join(sorted(f"{server['run_id']},{server['master_replid']}" for server in servers))
 
     async def open(self, topic: str) -> Opened | MustLoad | Loading:
         """The topic, or the duty to load it. Raises NoRelay while no relay has begun."""
@@ -265,7 +261,7 @@ class TopicStore:
     async def read(self, topic: str) -> Stored | None:
         """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded."""
         call = Call((self._keys.relay(bucket_of(topic)), self._keys.topic(topic)), (self._page_items,))
-        reply = await self._scripts.run("read", call)
+        reply, node = await self._scripts.run_placed("read", call)
         if reply is None:
             return None
         epoch, seq, cursor, fields = reply
@@ -274,7 +270,7 @@ class TopicStore:
             return stored
         newest = {item.key: item for item in stored.items}
         try:
-            async for page in self._pages(topic, stored.epoch, int(cursor)):
+            async for page in self._pages(topic, stored.epoch, int(cursor), node):
                 newest.update((item.key, item) for item in page)
         except EpochChanged:
             return None
@@ -287,11 +283,17 @@ class TopicStore:
         """
         return self._pages(topic, epoch, 0)
 
-    async def _pages(self, topic: str, epoch: str, cursor: int) -> AsyncIterator[list[Item]]:
-        key = self._keys.topic(topic)
+    async def _pages(
+        self, topic: str, epoch: str, cursor: int, node: Address | None = None
+    ) -> AsyncIterator[list[Item]]:
+        """`node`: which gave the cursor. On another one it would silently leave items out."""
+        command = ("HSCAN", self._keys.topic(topic))
         while True:
             with translated():
-                page: Any = await self._client.hscan(key, cursor, count=self._page_items)
+                page, place = await execute_placed(self._client, *command, cursor, "COUNT", self._page_items)
+            if cursor and place != node:
+                raise EpochChanged(f"{topic} has moved to another node while it was read: read it again")
+            node = place
             cursor, fields = page
             yield _items(fields.items())
             if cursor == 0:
@@ -301,7 +303,7 @@ class TopicStore:
     async def some(self, topic: str, epoch: str, keys: Sequence[str]) -> dict[str, Item]:
         """Those of these keys that the topic holds, at one moment. Raises EpochChanged."""
         with translated():
-            values: Any = await self._client.hmget(self._keys.topic(topic), keys)
+            values: Any = await self._client.execute_command("HMGET", self._keys.topic(topic), *keys)
         await self._check_epoch(topic, epoch)
         held = ((key.encode(), value) for key, value in zip(keys, values, strict=True) if value is not None)
         return {item.key: item for item in _items(held)}
@@ -330,7 +332,9 @@ class TopicStore:
         cursor = 0
         while True:
             with translated():
-                page: Any = await self._client.zscan(self._keys.loaded(bucket), cursor, count=_NAMES_A_PAGE)
+                page: Any = await self._client.execute_command(
+                    "ZSCAN", self._keys.loaded(bucket), cursor, "COUNT", _NAMES_A_PAGE
+                )
             cursor, members = page
             yield [name.decode() for name, _ in members if name]
             if cursor == 0:
@@ -400,9 +404,3 @@ def _check(replies: Collection[Any]) -> None:
 def _check_load(topic: str, replies: Collection[Any]) -> None:
     if b"lost" in replies:
         raise LoadLost(f"the load of {topic} was voided or taken over: open it again")
-
-
-def _info(reply: Any, name: str) -> str:
-    """A field of INFO, of all nodes in a cluster."""
-    nodes = reply if name not in reply else {"": reply}
-    return "+".join(str(nodes[node][name]) for node in sorted(nodes))

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from listeners.redis_client import AnyRedis, translated
+from listeners.redis_client import AnyRedis, execute_many, execute_placed, translated
+from listeners.redis_cluster import Address, Command
 
 __all__ = ["Call", "Scripts"]
 
@@ -43,11 +44,15 @@ class Scripts:
         self._client = client
 
     async def run(self, name: str, call: Call) -> Any:
+        return (await self.run_placed(name, call))[0]
+
+    async def run_placed(self, name: str, call: Call) -> tuple[Any, Address | None]:
+        """The reply, and the node of a cluster that gave it."""
         with translated():
             try:
-                return await self._client.execute_command(*_command("EVALSHA", _script(name).sha, call))
+                return await execute_placed(self._client, *_command("EVALSHA", _script(name).sha, call))
             except NoScriptError:
-                return await self._client.execute_command(*_command("EVAL", _script(name).text, call))
+                return await execute_placed(self._client, *_command("EVAL", _script(name).text, call))
 
     async def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """One after the other on each node, without waiting in between; the replies in order."""
@@ -61,12 +66,7 @@ class Scripts:
     async def _pipelined(self, name: str, calls: Sequence[Call]) -> list[Any]:
         sha = _script(name).sha
         with translated():
-            pipeline = self._client.pipeline(transaction=False)
-            async with pipeline:
-                for call in calls:
-                    # Not evalsha(): a cluster's pipeline refuses that, though it can route it.
-                    pipeline.execute_command(*_command("EVALSHA", sha, call))
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies = await execute_many(self._client, [_command("EVALSHA", sha, call) for call in calls])
             for n, reply in enumerate(replies):
                 if isinstance(reply, NoScriptError):
                     replies[n] = await self.run(name, calls[n])
@@ -75,5 +75,5 @@ class Scripts:
         return replies
 
 
-def _command(word: str, script: str, call: Call) -> tuple[str | bytes | int, ...]:
+def _command(word: str, script: str, call: Call) -> Command:
     return (word, script, len(call.keys), *call.keys, *call.args)

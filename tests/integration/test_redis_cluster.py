@@ -74,7 +74,7 @@ async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
             await eventually(lambda: Voided(TOPICS[0]) in heard.messages)
 
             assert heard.messages.count(NewGeneration(GENERATION)) == BUCKETS
-            assert heard.messages.count(Beat(GENERATION, 1, 1)) == BUCKETS
+            assert heard.messages.count(Beat(GENERATION, 1, 1)) == 1
             for topic, (epoch, seq) in positions.items():
                 assert Ready(topic, epoch, seq) in heard.messages
                 assert Changed(topic, epoch, seq + 1, CHANGED_AT_MS, (item("A", 2),)) in heard.messages
@@ -99,14 +99,16 @@ async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
 
 
 async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:
-    links = await make_links(cluster_url.replace("://", "://:@"), timeout_s=2.0)
+    url = cluster_url.replace("://", "://:@")
+    async with connected(url) as client:
+        links = await make_links(url, client, timeout_s=2.0)
     assert [link.buckets for link in links] == [frozenset(range(BUCKETS))]
 
 
 async def test_a_cluster_that_is_away_is_unavailable() -> None:
     async with connected("redis+cluster://127.0.0.1:1") as client:
         with pytest.raises(Unavailable), translated():
-            await client.get("key")
+            await client.execute_command("GET", "key")
 
 
 class TestCheckServer:

@@ -80,7 +80,7 @@ class Node:
         if "cluster_state:ok" not in await self.run("CLUSTER", "INFO"):
             return False
         replication = await self.run("INFO", "replication")
-        return replication["role"] == "master" or replication["master_link_status"] == "up"
+        return bool(replication["role"] == "master" or replication["master_link_status"] == "up")
 
 
 def _seen(line: str) -> Seen:

@@ -1,7 +1,7 @@
 import pytest
 from redis import exceptions
 from redis._parsers.base import BaseParser
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.redis_client import (
@@ -11,6 +11,7 @@ from listeners.redis_client import (
     make_links,
     translated,
 )
+from listeners.redis_cluster import ClusterClient
 
 
 def parsed(reply: str) -> Exception:
@@ -28,6 +29,7 @@ def parsed(reply: str) -> Exception:
         "ERR wrong number of arguments for 'auth' command",
         "ERR unknown command 'SPUBLISH', with args beginning with: ",
         "ERR DB index is out of range",
+        "ERR This instance has cluster support disabled",
         "ERR AUTH <password> called without any password configured for the default user.",
         "DENIED Redis is running in protected mode",
         "NOPROTO unsupported protocol version",
@@ -112,12 +114,13 @@ async def test_a_cluster_is_named_by_its_scheme() -> None:
     assert is_cluster_url("rediss+cluster://127.0.0.1:1")
     assert not is_cluster_url("rediss://127.0.0.1:1")
     client = connect_redis("redis+cluster://127.0.0.1:1")
-    assert isinstance(client, RedisCluster)
+    assert isinstance(client, ClusterClient)
     await client.aclose()
 
 
 async def test_one_server_serves_all_buckets() -> None:
-    (link,) = await make_links("redis://127.0.0.1:1", timeout_s=1.0)
+    url = "redis://127.0.0.1:1"
+    (link,) = await make_links(url, connect_redis(url), timeout_s=1.0)
     assert link.buckets == set(range(16))
 
 
