@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers: the suites start their own servers, and more of them than cores only wait for each other.
 WORKERS ?= 2
 
-.PHONY: install run test check bench lock specs clean
+.PHONY: install run test faults check bench lock specs clean
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ check: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m tests.run --workers $(WORKERS)
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.run --faults --workers $(WORKERS)
 
 bench: $(STAMP)
 	$(BIN)/python -m load.bench $(ARGS)

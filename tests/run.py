@@ -1,6 +1,7 @@
-"""Everything CI runs, in order: `make test` is `python -m tests.run`.
+"""Everything CI runs, in order: `make test` is `python -m tests.run`, `make faults` is that with `--faults`.
 
-Stops after the first suite that fails. Coverage is of all processes, those that tests start included.
+Stops after the first suite that fails. Coverage is of all processes, those that tests start included; the
+fault tests go without.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
+
+from tests.faults.ledger import LEDGER
+from tests.faults.report import AT_LEAST, read_report, table
 
 __all__ = ["Outcome", "main", "processes_of", "read_outcome"]
 
@@ -38,8 +42,12 @@ class Suite(NamedTuple):
 # Whatever is added beside them is run without being named here.
 SUITES: Final = (
     Suite("unit tests: no network", ("tests/unit",)),
-    Suite("integration, acceptance and browser: real servers", ("tests", "--ignore=tests/unit")),
+    Suite(
+        "integration, acceptance and browser: real servers",
+        ("tests", "--ignore=tests/unit", "--ignore=tests/faults"),
+    ),
 )
+FAULTS: Final = Suite("faults: servers, links, processes and clients that fail", ("tests/faults",))
 
 
 class Outcome(NamedTuple):
@@ -81,15 +89,15 @@ def heading(text: str) -> None:
     print(f"\n=== {text} ===\n", flush=True)
 
 
-def run_suite(suite: Suite, *, workers: int, scratch: Path) -> tuple[bool, Outcome]:
-    """Runs it under coverage; whether all is well, and the counts."""
+def run_suite(suite: Suite, *, workers: int, scratch: Path, covered: bool = True) -> tuple[bool, Outcome]:
+    """Runs it, under coverage or not; whether all is well, and the counts."""
     heading(suite.heading)
     report = scratch / f"{suite.paths[-1].replace('/', '-')}.xml"
     # worksteal: a worker that is done takes tests over from one that is held up by slow ones.
     parallel = ("-n", str(workers), "--dist", "worksteal") if workers > 1 else ()
     options = ("-q", *parallel, "-p", "no:cacheprovider", "--durations=10", "--durations-min=1")
-    pytest = ("-m", "coverage", "run", "-m", "pytest", *options, f"--junitxml={report}", *suite.paths)
-    code = run_python(pytest)
+    pytest = ("-m", "pytest", *options, f"--junitxml={report}", *suite.paths)
+    code = run_python(("-m", "coverage", "run", *pytest) if covered else pytest)
     return code == 0, read_outcome(report)
 
 
@@ -170,6 +178,23 @@ def run_all(workers: int, scratch: Path) -> tuple[list[str], Outcome]:
     return ([] if check_coverage() else ["the coverage is too low"]), total
 
 
+def run_faults(workers: int, scratch: Path) -> tuple[list[str], Outcome]:
+    """Runs the fault tests and prints what their ledger says. As run_all."""
+    ledger = scratch / "ledger"
+    ledger.mkdir()
+    os.environ[LEDGER] = str(ledger)
+    well, outcome = run_suite(FAULTS, workers=workers, scratch=scratch, covered=False)
+    problems = [f"left running by the tests: {process}" for process in stop_leftovers(scratch)]
+    report = read_report(ledger)
+    heading("faults")
+    print(table(report))
+    if not well:
+        problems.append(f"failed: {FAULTS.heading}")
+    if report.faults < AT_LEAST:
+        problems.append(f"only {report.faults} faults were injected, {AT_LEAST} are promised")
+    return problems, outcome
+
+
 def print_end(problems: Iterable[str], outcome: Outcome, *, seconds: float) -> None:
     print()
     for reason, count in sorted(outcome.skipped.items()):
@@ -186,14 +211,16 @@ def stop(signal_number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--workers", type=int, default=2, help="pytest processes (2)")
-    workers: int = parser.parse_args(arguments).workers
+    parser.add_argument("--faults", action="store_true", help="the fault tests instead of the others")
+    options = parser.parse_args(arguments)
+    run = run_faults if options.faults else run_all
     signal.signal(signal.SIGTERM, stop)
     began = time.monotonic()
     with scratch_directory() as scratch:
         # Every process of the tests inherits these; the first is also how it is recognised.
         os.environ |= {"TMPDIR": str(scratch), "COVERAGE_FILE": str(scratch / ".coverage")}
         try:
-            problems, outcome = run_all(workers, scratch)
+            problems, outcome = run(options.workers, scratch)
         except KeyboardInterrupt:
             problems, outcome = ["interrupted"], NOTHING
         finally:

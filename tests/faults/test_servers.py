@@ -1,4 +1,4 @@
-"""Postgres, Redis and the replicas themselves: killed, frozen, restarted, emptied, told to drop connections."""
+"""Postgres, Redis and the replicas: killed, frozen, restarted, emptied, told to drop their connections."""
 
 import asyncio
 import random
