@@ -36,7 +36,7 @@ class TestTheLedger:
             fault.ended()
             fault.recovered()
         (kind,) = read_report(directory).kinds
-        assert kind.detection_s == [pytest.approx(1)]
+        assert kind.detection_s[0] == pytest.approx(1)
         assert 0 <= kind.recovery_s[0] < 1
 
     def test_refuses_a_fault_that_nobody_saw_the_end_of(self, directory: Path) -> None:
