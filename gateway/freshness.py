@@ -3,7 +3,7 @@
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["Freshness", "Transition"]
+__all__ = ["STALE_AFTER_PERIODS", "Freshness", "Transition"]
 
 # A replica that has not heard the canary for this many of its periods tells its clients.
 STALE_AFTER_PERIODS: Final = 3
@@ -19,17 +19,22 @@ class Transition(Enum):
 class Freshness:
     """Pure: `now` is a monotonic time in seconds, `_ms` are unix milliseconds of Postgres' clock.
 
-    A replica starts stale: nothing is proven before the first canary. After a lost link it becomes fresh only
-    once its topics have been compared with the store (`verified`).
+    A replica starts stale: nothing is proven before the first canary. When messages may have been missed, a
+    canary proves nothing until this replica's positions have been compared with the store's, by a comparison
+    that began after the bus was there again: `comparing`, then `verified`. What the comparison finds to be
+    behind is in doubt from then on, topic by topic (gateway.doubts).
     """
 
     def __init__(self, canary_s: float, *, wall_ms: int) -> None:
         self.as_of_ms: int | None = None
         self.stale_since_ms: int | None = wall_ms
-        self._patience_s = STALE_AFTER_PERIODS * canary_s
-        self._last_beat: float | None = None
-        self._verified = True
         self.was_fresh = False  # ever
+        self.patience_s = STALE_AFTER_PERIODS * canary_s
+        self._heard_as_of_ms: int | None = None
+        self._last_beat: float | None = None
+        self._connected = True
+        self._unverified_since: float | None = None
+        self._doubts = 0
 
     @property
     def stale(self) -> bool:
@@ -37,27 +42,50 @@ class Freshness:
 
     def beat(self, as_of_ms: int, now: float) -> Transition | None:
         """The canary has arrived: everything committed before `as_of_ms` has."""
-        self.as_of_ms = as_of_ms
+        self._heard_as_of_ms = as_of_ms
         self._last_beat = now
         return self.check(now)
 
-    def lost(self) -> None:
-        """Messages may have been missed: a canary alone proves nothing until verified()."""
-        self._verified = False
+    def lost(self, now: float) -> None:
+        """The bus is gone: messages may be missed."""
+        self._connected = False
+        self.doubt(now)
 
-    def verified(self, now: float) -> Transition | None:
-        """Every topic stands where the store says, or has been sent to be repaired."""
-        self._verified = True
+    def restored(self) -> None:
+        """The bus is there again, with everything that is wanted."""
+        self._connected = True
+
+    def doubt(self, now: float) -> None:
+        """Something may have been missed: the positions have to be compared."""
+        self._doubts += 1
+        if self._unverified_since is None:
+            self._unverified_since = now
+
+    def comparing(self) -> int | None:
+        """A comparison begins; what it returns is for `verified`. None: it will prove nothing."""
+        return self._doubts if self._connected else None
+
+    def verified(self, comparison: int | None, now: float) -> Transition | None:
+        """Every topic stands where the store says, or is known to be behind."""
+        if comparison == self._doubts:
+            self._unverified_since = None
         return self.check(now)
 
     def check(self, now: float) -> Transition | None:
         """Call it several times a canary period."""
-        late = self._last_beat is None or now - self._last_beat > self._patience_s
-        if late and self.stale_since_ms is None:
-            self.stale_since_ms = self.as_of_ms
-            return Transition.STALE
-        if not late and self._verified and self.stale_since_ms is not None:
+        verified = self._unverified_since is None
+        if verified:
+            self.as_of_ms = self._heard_as_of_ms
+        overdue = self._is_overdue(self._last_beat, now)
+        if self.stale_since_ms is None:
+            if overdue or (not verified and self._is_overdue(self._unverified_since, now)):
+                self.stale_since_ms = self.as_of_ms
+                return Transition.STALE
+        elif verified and not overdue:
             self.stale_since_ms = None
             self.was_fresh = True
             return Transition.FRESH
         return None
+
+    def _is_overdue(self, since: float | None, now: float) -> bool:
+        return since is None or now - since > self.patience_s

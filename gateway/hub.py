@@ -1,18 +1,20 @@
 """The topics this replica follows: messages from the bus in, broadcasts out, holes repaired."""
 
 import asyncio
+import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from gateway.doubts import Doubts
 from gateway.fanout import Fanout
 from gateway.freshness import Freshness, Transition
 from gateway.joining import Joiner
 from gateway.metrics import GatewayMetrics
-from gateway.outgoing import Delivery
+from gateway.outgoing import Delivery, Outgoing
 from gateway.ports import Feed
 from gateway.snapshots import SnapshotCache
 from gateway.topic_state import Outcome, TopicState
@@ -21,7 +23,7 @@ from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, 
 from protocol.errors import ProtocolError
 from protocol.topics import parse_topic
 
-__all__ = ["Hub", "HubSettings"]
+__all__ = ["Hub", "HubSettings", "Told"]
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,9 @@ log = structlog.get_logger(__name__)
 COMPARED_AT_ONCE: Final = 500
 # A message that is on its way when positions are compared is no hole: it has this long to arrive, in s.
 GRACE_S: Final = 0.25
+
+# What has to be said to whom. None: to everybody who is not in doubt (Hub.doubts).
+Told = Callable[[Transition, Collection[Outgoing] | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class HubSettings:
 class Hub:
     """Implements listeners.bus.BusListener. Everything runs on one event loop; run() owns every task.
 
-    `told` is called when clients have to hear `stale` or `fresh`.
+    `told` is called when clients have to hear `stale` or `fresh`: everybody, when the way from Postgres is in
+    doubt, or some, when their topics are.
     """
 
     def __init__(
@@ -52,16 +58,18 @@ class Hub:
         metrics: GatewayMetrics,
         settings: HubSettings,
         *,
-        told: Callable[[Transition], None],
+        told: Told,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.freshness = Freshness(settings.canary_s, wall_ms=int(time.time() * 1000))
+        self.doubts = Doubts(self.freshness.patience_s)
         self._feed = feed
         self._metrics = metrics
         self._settings = settings
         self._told = told
         self._clock = clock
         self._topics: dict[str, TopicState] = {}
+        self._generation: str | None = None
         self._joiner = Joiner(
             feed,
             SnapshotCache(feed, metrics),
@@ -107,11 +115,12 @@ class Hub:
 
     def message(self, envelope: Envelope) -> None:
         if isinstance(envelope, Beat):
+            if envelope.generation != self._generation:
+                self._new_generation(envelope.generation)
             self._tell(self.freshness.beat(envelope.as_of_ms, self._clock()))
             return
         if isinstance(envelope, NewGeneration):
-            log.info("new generation", generation=envelope.generation)
-            self._compare_now.set()
+            self._new_generation(envelope.generation)
             return
         topic = self._topics.get(envelope.topic)
         if topic is None:
@@ -127,11 +136,20 @@ class Hub:
             self._restart(topic)
 
     def lost(self) -> None:
-        self.freshness.lost()
+        self.freshness.lost(self._clock())
 
     def restored(self) -> None:
         """Connected, or connected again: whatever was missed shows in the positions."""
+        self.freshness.restored()
         self._compare_now.set()
+
+    def _new_generation(self, generation: str) -> None:
+        """Every topic is void, in a cluster those of a bucket; it may be known from a beat alone."""
+        if self._generation is not None:
+            log.info("new generation", generation=generation)
+            self.freshness.doubt(self._clock())
+            self._compare_now.set()
+        self._generation = generation
 
     # --- tasks
 
@@ -144,6 +162,7 @@ class Hub:
     def settle(self, topic: TopicState) -> None:
         if not topic.settling:
             topic.settling = True
+            self.doubts.watch(topic)
             self.spawn(self._settle(topic))
 
     async def _settle(self, topic: TopicState) -> None:
@@ -160,18 +179,22 @@ class Hub:
     def repair(self, topic: TopicState) -> None:
         if not topic.repairing:
             topic.repairing = True
+            self.doubts.watch(topic)
             self.spawn(self._fill_hole(topic))
 
     async def _fill_hole(self, topic: TopicState) -> None:
         """Brings the topic up to date from its log where that reaches back, else by new snapshots."""
         try:
-            while topic.epoch is not None and topic.seq < topic.behind_of:
+            while topic.epoch is not None and topic.has_hole and not topic.unused:
+                position = Position(topic.epoch, topic.seq)
                 try:
-                    changes = await self._feed.log_since(topic.name, Position(topic.epoch, topic.seq))
+                    changes = await self._feed.log_since(topic.name, position)
                 except ProtocolError as error:
                     log.warning("repair has to wait", topic=topic.name, code=error.code.value)
-                    await asyncio.sleep((error.retry_after_ms or 1000) / 1000)
+                    await _back_off(error)
                     continue
+                if topic.epoch != position.epoch:
+                    continue  # entered anew meanwhile
                 if not changes:  # out of the log's reach, or the store has gone back: nothing to go on from
                     self._metrics.snapshot_repairs += 1
                     self._restart(topic)
@@ -184,9 +207,14 @@ class Hub:
 
     async def _watch_canary(self) -> None:
         period = self._settings.canary_s / 4
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(period)
             self._tell(self.freshness.check(self._clock()))
+            swept = self.doubts.sweep(loop.time(), doubt=not self.freshness.stale)
+            if not self.freshness.stale:
+                self._tell_some(Transition.FRESH, swept.cleared)
+            self._tell_some(Transition.STALE, swept.doubted)
 
     async def _compare(self) -> None:
         """Compares this replica's positions with the store's: at once after a lost link, and always slowly.
@@ -200,27 +228,29 @@ class Hub:
             except TimeoutError:
                 pass
             self._compare_now.clear()
+            comparison = self.freshness.comparing()
             try:
                 names = list(self._topics)
                 for start in range(0, len(names), COMPARED_AT_ONCE):
                     await self._compare_some(names[start : start + COMPARED_AT_ONCE])
             except ProtocolError as error:
                 log.warning("positions can not be compared", code=error.code.value)
-                await asyncio.sleep((error.retry_after_ms or 1000) / 1000)
+                await _back_off(error)
                 self._compare_now.set()
                 continue
-            self._tell(self.freshness.verified(self._clock()))
+            self._tell(self.freshness.verified(comparison, self._clock()))
 
     async def _compare_some(self, names: list[str]) -> None:
-        positions = await self._feed.positions(names)
-        held = {name: self._topics[name] for name in names if name in self._topics}
-        if any(p.epoch == t.epoch and p.seq > t.seq for n, t in held.items() if (p := positions.get(n))):
+        # A topic that is entered anew while the store is asked has been compared by that.
+        asked = [(topic, topic.epoch) for name in names if (topic := self._topics.get(name)) is not None]
+        positions = await self._feed.positions([topic.name for topic, _ in asked])
+        if any(p.epoch == t.epoch and p.seq > t.seq for t, _ in asked if (p := positions.get(t.name))):
             await asyncio.sleep(GRACE_S)
-        for name, topic in held.items():
-            if topic.epoch is None:
+        for topic, epoch in asked:
+            if topic.epoch is None or topic.epoch != epoch:
                 continue
-            position = positions.get(name)
-            if position is None or position.epoch != topic.epoch:
+            position = positions.get(topic.name)
+            if position is None or position.epoch != epoch:
                 self._restart(topic)
             elif position.seq > topic.seq:
                 self._metrics.gaps += 1
@@ -238,10 +268,23 @@ class Hub:
             self._feed.unsubscribe_nowait(topic.name)
 
     def _tell(self, transition: Transition | None) -> None:
-        if transition is not None:
-            log.info(transition.name.lower(), as_of_ms=self.freshness.as_of_ms)
-            self._told(transition)
+        if transition is None:
+            return
+        if transition is Transition.FRESH:
+            self.doubts.doubt_all()
+        log.info(transition.name.lower(), as_of_ms=self.freshness.as_of_ms, in_doubt=len(self.doubts))
+        self._told(transition, None)
+
+    def _tell_some(self, transition: Transition, outgoings: Collection[Outgoing]) -> None:
+        if outgoings:
+            log.info("told some", transition=transition.name.lower(), connections=len(outgoings))
+            self._told(transition, outgoings)
 
     def statistics(self) -> dict[str, int]:
         subscriptions = sum(topic.size for topic in self._topics.values())
         return {"topics": len(self._topics), "subscriptions": subscriptions}
+
+
+async def _back_off(error: ProtocolError) -> None:
+    """Waits for a server that fails, so long that many replicas do not come back at the same moment."""
+    await asyncio.sleep(min(error.retry_after_ms or 1000, 1000) / 1000 * (0.5 + random.random() / 2))

@@ -84,12 +84,12 @@ class Joiner:
             topic.settling = False
 
     def _tell(self, topic: TopicState, error: ProtocolError) -> None:
-        """Those who ask for the first time are told, after a while; those who were served before wait on,
-        knowing from `stale` that their copy is not kept."""
+        """Those who ask for the first time are told, after a while; those who were served before wait on, and
+        hear `stale` while they do (gateway.doubts)."""
         temporary = error.code is ErrorCode.UNAVAILABLE
         oldest = asyncio.get_running_loop().time() - self._patience_s
         for delivery in list(topic.waiting):
-            if not temporary or not (delivery.returning or delivery.asked_at > oldest):
+            if not temporary or not (delivery.returning or delivery.waiting_since > oldest):
                 self._refuse(topic, delivery, error)
 
     def _refuse(self, topic: TopicState, delivery: Delivery, error: ProtocolError) -> None:
@@ -104,9 +104,12 @@ class Joiner:
             await self._reopen(topic)
             return
         batch = list(topic.waiting)
+        if not await self._keep_up(topic, batch):
+            return
         for delivery in batch:
-            topic.join(delivery)
-        await self._resume(topic, [d for d in batch if d.resume is not None])
+            if delivery in topic.waiting:
+                topic.join(delivery)
+        await self._resume(topic, [d for d in batch if d.subscription.view is View.EXACT and d.resume])
         exact = [d for d in batch if d in topic.waiting and d.subscription.view is View.EXACT]
         if exact:
             await self._send_exact(topic, exact)
@@ -119,6 +122,31 @@ class Joiner:
         topic.large = opened.items > SnapshotCache.MAX_ITEMS
         for message in topic.adopt(opened.epoch, opened.seq):
             topic.receive(message)  # a hole shows in has_hole; the hub's comparison repairs it
+
+    async def _keep_up(self, topic: TopicState, batch: list[Delivery]) -> bool:
+        """Whoever resumes from beyond our position was further elsewhere: what it gets must not be older.
+
+        The store is asked once, for a client may claim what it likes. False: our epoch has ended.
+        """
+        ahead = [
+            resume
+            for resume in (delivery.resume for delivery in batch)
+            if resume is not None and (resume.epoch != topic.epoch or resume.seq > topic.seq)
+        ]
+        if not ahead:
+            return True
+        position = (await self._feed.positions([topic.name])).get(topic.name)
+        if position is None or position.epoch != topic.epoch:
+            topic.restart()
+            return False
+        claimed = max((resume.seq for resume in ahead if resume.epoch == topic.epoch), default=0)
+        topic.prove(min(claimed, position.seq))
+        if topic.has_hole:
+            self._tasks.repair(topic)
+        for delivery in batch:
+            if delivery.subscription.view is View.PUBLIC:
+                delivery.resume = None  # it has served: the log holds nothing of the public view
+        return True
 
     async def _resume(self, topic: TopicState, deliveries: list[Delivery]) -> None:
         """Whoever was complete at a position that the log still reaches gets what came after it."""
@@ -142,7 +170,9 @@ class Joiner:
                 for change in changes:
                     delivery.conflate(change.items, position.seq)
                 delivery.seq = position.seq
-                topic.complete(delivery, changes[-1].seq if changes else position.seq)
+                ready_seq = changes[-1].seq if changes else position.seq
+                topic.handed_seq = max(topic.handed_seq, ready_seq)
+                topic.complete(delivery, ready_seq)
 
     async def _send_exact(self, topic: TopicState, deliveries: list[Delivery]) -> None:
         if not topic.large:
@@ -182,7 +212,7 @@ class Joiner:
         if topic.seq < topic.handed_seq:
             # Clients have snapshots from the store that are ahead of what the bus has brought; a public
             # snapshot made of the latter might take one of them back.
-            topic.behind_of = max(topic.behind_of, topic.handed_seq)
+            topic.prove(topic.handed_seq)
             self._tasks.repair(topic)
             await asyncio.sleep(CATCH_UP_S)
             return

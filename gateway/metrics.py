@@ -142,6 +142,11 @@ _DESCRIPTIONS: Final = (
     Description(
         "gateway_stale", "gauge", "1 while clients are told `stale`: the way from Postgres is not proven."
     ),
+    Description(
+        "gateway_doubted_connections",
+        "gauge",
+        "Connections told `stale` alone: a topic of theirs can not be loaded or repaired; the log says why.",
+    ),
 )
 
 _MS: Final = 0.001

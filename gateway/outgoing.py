@@ -32,15 +32,16 @@ class Delivery:
 
     __slots__ = (
         "_dirty",
-        "asked_at",
         "fanout",
         "outgoing",
         "promoted",
         "ready_seq",
         "resume",
+        "resuming",
         "returning",
         "seq",
         "subscription",
+        "waiting_since",
     )
 
     def __init__(
@@ -49,7 +50,9 @@ class Delivery:
         self.subscription = subscription
         self.outgoing = outgoing
         self.resume = resume
-        self.asked_at = asyncio.get_running_loop().time()  # s
+        self.resuming = resume is not None
+        # Since when it is without service, in s of the loop: it has asked, or what it held became void.
+        self.waiting_since = asyncio.get_running_loop().time()
         # The broadcasts it takes part in, from before its snapshot is read.
         self.fanout: Broadcast | None = None
         # It goes live once they have come this far (None: its snapshot is not complete).
@@ -62,9 +65,17 @@ class Delivery:
         self.returning = False
         self._dirty: dict[str, Item] = {}
 
+    @property
+    def holds_copy(self) -> bool:
+        """Whether the client shows its users something of this topic that has to be kept."""
+        return self.returning or self.resuming or self.subscription.state is SubscriptionState.LIVE
+
     def restart(self) -> None:
         """What it holds is void: nothing more of it is sent, a new snapshot will come."""
-        if self.subscription.state is not SubscriptionState.WAITING:
+        state = self.subscription.state
+        if state is SubscriptionState.LIVE:
+            self.waiting_since = asyncio.get_running_loop().time()
+        if state is not SubscriptionState.WAITING:
             self.returning = True
             self.resume = None
         self.subscription.signal(Signal.RESTART)

@@ -15,7 +15,7 @@ from websockets.datastructures import Headers
 
 from gateway.freshness import Transition
 from gateway.handshake import Handshake, Rejection, read_handshake
-from gateway.hub import Hub
+from gateway.hub import Hub, Told
 from gateway.limits import ConnectionLimits, Refusal
 from gateway.metrics import GatewayMetrics
 from gateway.origins import OriginPolicy
@@ -66,7 +66,7 @@ class Realtime:
     def __init__(
         self,
         *,
-        make_hub: Callable[[Callable[[Transition], None]], Hub],
+        make_hub: Callable[[Told], Hub],
         metrics: GatewayMetrics,
         dialects: Mapping[str, Dialect],
         principal: Principal | None,
@@ -148,6 +148,7 @@ class Realtime:
             "gateway_connections_opened": self._opened,
             "gateway_connections_refused": self._refused | self._connection_limits.refused,
             "gateway_stale": float(self.hub.freshness.stale),
+            "gateway_doubted_connections": len(self.hub.doubts),
             "gateway_subscriptions": subscriptions["subscriptions"],
             "gateway_topics": subscriptions["topics"],
         }
@@ -180,40 +181,32 @@ class Realtime:
         while True:
             await asyncio.sleep(self.heartbeat_s / HEARTBEAT_SLOTS)
             slot, self._slot = self._slots[self._slot], (self._slot + 1) % HEARTBEAT_SLOTS
-            self._send_all(slot, "heartbeat", self._heartbeat)
+            stale, doubts = self.hub.freshness.stale, self.hub.doubts
+            # Whoever has unread data needs none.
+            outgoings = [outgoing for client in slot if not (outgoing := client.outgoing).congested]
+            if doubts and not stale:
+                self._heartbeat([outgoing for outgoing in outgoings if outgoing in doubts], stale=True)
+                outgoings = [outgoing for outgoing in outgoings if outgoing not in doubts]
+            self._heartbeat(outgoings, stale=stale)
 
-    def _heartbeat(self, dialect: Dialect) -> bytes:
-        freshness = self.hub.freshness
-        return dialect.heartbeat(datetime.now(UTC), freshness.stale, freshness.as_of_ms)
+    def _heartbeat(self, outgoings: Iterable[Outgoing], *, stale: bool) -> None:
+        now, as_of_ms = datetime.now(UTC), self.hub.freshness.as_of_ms
+        _send_each(outgoings, "heartbeat", lambda dialect: dialect.heartbeat(now, stale, as_of_ms))
 
-    def _tell(self, transition: Transition) -> None:
-        freshness = self.hub.freshness
-        if transition is Transition.STALE:
-            since = _moment(freshness.stale_since_ms or 0)
-            self._send_all(self._slot_of, "stale", lambda dialect: dialect.stale(since), congested=True)
+    def _tell(self, transition: Transition, some: Collection[Outgoing] | None) -> None:
+        """See gateway.hub.Told."""
+        freshness, doubts = self.hub.freshness, self.hub.doubts
+        as_of_ms = freshness.as_of_ms or 0
+        if some is None:
+            some = [o for c in self._slot_of if (o := c.outgoing) not in doubts]
+            since_ms = freshness.stale_since_ms or 0
         else:
-            as_of_ms = freshness.as_of_ms or 0
-            self._send_all(self._slot_of, "fresh", lambda dialect: dialect.fresh(as_of_ms), congested=True)
-
-    def _send_all(
-        self,
-        clients: Iterable[Client],
-        message_type: str,
-        encode: Callable[[Dialect], bytes],
-        *,
-        congested: bool = False,
-    ) -> None:
-        """The same message to many, encoded once a dialect. Whoever has unread data needs no heartbeat."""
-        payloads: dict[str, bytes] = {}
-        for client in clients:
-            outgoing = client.outgoing
-            if outgoing.congested and not congested:
-                continue
-            name = outgoing.dialect.subprotocol
-            payload = payloads.get(name)
-            if payload is None:
-                payload = payloads[name] = encode(outgoing.dialect)
-            outgoing.send(message_type, payload)
+            since_ms = as_of_ms - round(freshness.patience_s * 1000)
+        if transition is Transition.STALE:
+            since = _moment(since_ms)
+            _send_each(some, "stale", lambda dialect: dialect.stale(since))
+        else:
+            _send_each(some, "fresh", lambda dialect: dialect.fresh(as_of_ms))
 
     async def _close_slow_clients(self) -> None:
         """A client that takes nothing for `slow_client_s` is closed; one that takes little is not."""
@@ -226,6 +219,17 @@ class Realtime:
                 elif now - client.stalled_since >= self._slow_client_s:
                     self.metrics.slow_disconnects += 1
                     client.close(Close.OVERLOADED)
+
+
+def _send_each(outgoings: Iterable[Outgoing], message_type: str, encode: Callable[[Dialect], bytes]) -> None:
+    """The same message to many, encoded once a dialect."""
+    payloads: dict[str, bytes] = {}
+    for outgoing in outgoings:
+        name = outgoing.dialect.subprotocol
+        payload = payloads.get(name)
+        if payload is None:
+            payload = payloads[name] = encode(outgoing.dialect)
+        outgoing.send(message_type, payload)
 
 
 def _moment(unix_ms: int) -> datetime:

@@ -39,13 +39,14 @@ class SnapshotCache:
         self._held: OrderedDict[tuple[str, str, str], EncodedSnapshot] = OrderedDict()
 
     async def encoded(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot | None:
-        """The exact view at the topic's position or later.
+        """The exact view at the topic's position or later, and not behind what any client has.
 
         None: its epoch has ended, or it has outgrown one read. Raises ProtocolError `unavailable`.
         """
         key = ("exact", topic.name, dialect.subprotocol)
         held = self._held.get(key)
-        if held is not None and (held.epoch, held.seq) == (topic.epoch, topic.seq):
+        wanted_seq = max(topic.seq, topic.handed_seq)
+        if held is not None and held.epoch == topic.epoch and held.seq >= wanted_seq:
             return self._hit(key, held)
         started = time.perf_counter()
         stored = await self._feed.read(topic.name)

@@ -44,7 +44,7 @@ class TopicState:
         self.name = str(topic)
         self.epoch: str | None = None
         self.seq = 0
-        self.handed_seq = 0  # the highest one of a snapshot handed out in this epoch
+        self.handed_seq = 0  # the highest one that a client is known to have in this epoch
         self.behind_of = 0  # the highest sequence seen beyond a hole
         self.large = False
         self.doubtful = False  # whether its epoch still stands
@@ -122,6 +122,11 @@ class TopicState:
         backlog = [message for message in self._backlog if message.epoch == epoch]
         self._backlog.clear()
         return backlog
+
+    def prove(self, seq: int) -> None:
+        """The topic has come as far as `seq` in this epoch, whatever the bus has brought."""
+        self.handed_seq = max(self.handed_seq, seq)
+        self.behind_of = max(self.behind_of, seq)
 
     def complete(self, delivery: Delivery, ready_seq: int) -> None:
         """The client has been sent all up to `ready_seq`, or its last part: broadcasts go on from there."""

@@ -19,7 +19,7 @@ from protocol.messages import (
     Unsubscribe,
 )
 from protocol.messages import Subscribe as SubscribeMessage
-from protocol.principal import Principal, View
+from protocol.principal import Principal
 from protocol.subscription import Signal, Subscription, SubscriptionState
 from protocol.topics import parse_topic
 
@@ -52,7 +52,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Send the topic's snapshot; or, with `resume`, what came after it, if that is still known."""
+    """Send the topic's snapshot; or, with `resume`, what came after it, if that is still known.
+
+    The public view has no log to resume from: for it, `resume` says what the snapshot must not be behind of.
+    """
 
     subscription: Subscription
     resume: Position | None
@@ -234,7 +237,7 @@ class Session:
             new = Subscription(name, message.id, view)
             left = self._leave(name)
             self.subscriptions[name] = new
-            return [*left, Subscribe(new, _position(resume, name, view))]
+            return [*left, Subscribe(new, _position(resume, name))]
 
         return self._each(message.topics, message.id, one)
 
@@ -276,10 +279,9 @@ class Session:
         return [self._error(error), CloseWith(Close.BAD_MESSAGE)]
 
 
-def _position(resume: Mapping[str, ResumePoint], name: str, view: View) -> Position | None:
-    """A public copy can not be resumed: the log holds what the exact view says, not what the public heard."""
+def _position(resume: Mapping[str, ResumePoint], name: str) -> Position | None:
     point = resume.get(name)
-    return Position(point.epoch, point.seq) if point is not None and view is View.EXACT else None
+    return Position(point.epoch, point.seq) if point is not None else None
 
 
 def _unauthenticated(request_id: str | None) -> ProtocolError:

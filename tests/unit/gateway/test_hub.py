@@ -1,11 +1,12 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 
 from gateway.freshness import Transition
 from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
+from gateway.outgoing import Outgoing
 from protocol.envelope import Beat, Changed, Position
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item, tombstone
@@ -22,8 +23,15 @@ class Replica:
         self.feed = FakeFeed()
         self.metrics = GatewayMetrics()
         self.told: list[Transition] = []
-        self.hub = Hub(self.feed, self.metrics, SETTINGS, told=self.told.append)
+        self.told_some: list[tuple[Transition, list[Outgoing]]] = []
+        self.hub = Hub(self.feed, self.metrics, SETTINGS, told=self._hear)
         self.feed.hub = self.hub
+
+    def _hear(self, transition: Transition, some: Collection[Outgoing] | None) -> None:
+        if some is None:
+            self.told.append(transition)
+        else:
+            self.told_some.append((transition, list(some)))
 
     def client(self) -> Client:
         return Client(self.hub, self.metrics)

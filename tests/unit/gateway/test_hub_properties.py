@@ -49,7 +49,9 @@ class World:
         self.feed.log_entries = 4
         self.feed.page_items = page_items
         self.metrics = GatewayMetrics()
-        self.hub = Hub(self.feed, self.metrics, HubSettings(flush_s=0.001, compare_s=60), told=lambda _: None)
+        self.hub = Hub(
+            self.feed, self.metrics, HubSettings(flush_s=0.001, compare_s=60), told=lambda *_: None
+        )
         self.feed.hub = self.hub
         self.clients = [Client(self.hub, self.metrics) for _ in range(3)]
         self.version = 0

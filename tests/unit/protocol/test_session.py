@@ -163,12 +163,14 @@ class TestResume:
         ]
 
     @pytest.mark.parametrize(("principal", "view"), [(PUBLIC, None), (EXACT, "public")])
-    def test_a_public_one_never_does(self, principal: Any, view: str | None) -> None:
+    def test_a_public_one_says_what_its_snapshot_must_not_be_behind_of(
+        self, principal: Any, view: str | None
+    ) -> None:
         (event,) = tell(
             session(principal), type="subscribe", topics=["product:A"], view=view, resume=self.RESUME
         )
         assert isinstance(event, Subscribe)
-        assert event.resume is None
+        assert event.resume == Position("e1", 41)
 
     def test_a_malformed_entry_spoils_the_message(self) -> None:
         to = session()
