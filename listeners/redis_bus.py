@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 _CHANNELS_A_COMMAND: Final = 1000
 # The probe looks so often during its timeout: a process that was frozen itself then blames nobody else.
 _LOOKS: Final = 4
+# With a subscription and, as long as there is none, without.
+_PONGS: Final = ([b"pong", b""], b"PONG")
 _CONNECTION_ERRORS: Final = (
     exceptions.RedisError,
     exceptions.RedisClusterException,
@@ -93,7 +95,7 @@ class _Reader:
             self._heard += 1
             if reply[0] == message:
                 on_message(reply[1], reply[2])
-            elif reply[0] != b"pong":
+            elif reply not in _PONGS:
                 on_confirmed(reply[1].decode(), reply[0] == subscribed)
 
     async def probe(self) -> None:

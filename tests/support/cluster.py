@@ -1,7 +1,7 @@
 """A Valkey cluster of embedded servers: three primaries, a replica each, and what can happen to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -95,11 +95,24 @@ def _seen(line: str) -> Seen:
 
 
 class Cluster:
-    """All waits end with AssertionError after SETTLED_S."""
+    """Three primaries with a replica each. All waits end with AssertionError after SETTLED_S."""
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
-        self.nodes = list(nodes)
+    def __init__(self, directory: Path, *, node_timeout_ms: int = NODE_TIMEOUT_MS) -> None:
+        self.nodes: list[Node] = []
+        self._directory = directory
+        self._node_timeout_ms = node_timeout_ms
         self._away: set[Node] = set()  # killed or frozen
+        self._running = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Takes about 3 s; all nodes are synced and content then. Raises EmbeddedError."""
+        async with asyncio.TaskGroup() as group:
+            starting = [group.create_task(self._start_node(number)) for number in range(2 * PRIMARIES)]
+        self.nodes = [task.result() for task in starting]
+        await self._form()
+
+    async def stop(self) -> None:
+        await self._running.aclose()
 
     @property
     def url(self) -> str:
@@ -213,6 +226,60 @@ class Cluster:
 
         await eventually(_tried(done), timeout_s=SETTLED_S, interval_s=0.05)
 
+    # --- how it comes to be
+
+    async def _start_node(self, number: int) -> Node:
+        options = {
+            "--cluster-enabled": "yes",
+            "--cluster-node-timeout": str(self._node_timeout_ms),
+            "--cluster-replica-validity-factor": "0",
+            # The shape of the cluster is the test's business: nobody becomes a replica for lack of slots.
+            "--cluster-allow-replica-migration": "no",
+            "--repl-diskless-sync-delay": "0",
+        }
+        args = [word for pair in options.items() for word in pair]
+        for attempt in range(_TRIES):
+            bus = ("--cluster-port", str(free_port()))
+            server = ValkeyServer(self._directory / f"node{number}", args=(*args, *bus))
+            try:
+                await server.start()
+            except EmbeddedError:
+                if attempt == _TRIES - 1:
+                    raise
+                continue  # somebody else has taken the port of the cluster's bus in the meantime
+            self._running.push_async_callback(server.stop)
+            node = Node(server)
+            self._running.push_async_callback(node.client.aclose)
+            return node
+        raise AssertionError("one of the tries has returned or raised")
+
+    async def _form(self) -> None:
+        nodes = self.nodes
+        share = -(-SLOTS // PRIMARIES)
+        for n, node in enumerate(nodes):
+            node.id = await node.run("CLUSTER", "MYID")
+            await node.run("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            if n < PRIMARIES:
+                await node.run("CLUSTER", "ADDSLOTSRANGE", n * share, min((n + 1) * share, SLOTS) - 1)
+        for node in nodes[1:]:
+            bus_port = (await node.client.config_get("cluster-port"))["cluster-port"]
+            await nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.server.port, bus_port)
+
+        async def all_met() -> bool:
+            views = [await node.sees() for node in nodes]
+            return all(len(view) == len(nodes) and all(one.linked for one in view.values()) for view in views)
+
+        await eventually(all_met, timeout_s=SETTLED_S, interval_s=0.05)
+        for primary, replica in zip(nodes[:PRIMARIES], nodes[PRIMARIES:], strict=True):
+            await replica.run("CLUSTER", "REPLICATE", primary.id)
+
+        async def all_replicate() -> bool:
+            views = [await node.sees() for node in nodes]
+            return all(sum("slave" in one.flags for one in view.values()) == PRIMARIES for view in views)
+
+        await eventually(all_replicate, timeout_s=SETTLED_S, interval_s=0.05)
+        await self.wait_settled()
+
 
 def _tried(condition: Any) -> Any:
     """False while a node does not answer."""
@@ -227,69 +294,10 @@ def _tried(condition: Any) -> Any:
 
 
 @asynccontextmanager
-async def embedded_cluster(
-    directory: Path, *, node_timeout_ms: int = NODE_TIMEOUT_MS
-) -> AsyncIterator[Cluster]:
-    """Three primaries with a replica each, synced and content. Takes about 3 s. Raises EmbeddedError."""
-    async with AsyncExitStack() as stack:
-        async with asyncio.TaskGroup() as group:
-            starting = [
-                group.create_task(_start(directory / f"node{n}", node_timeout_ms, stack))
-                for n in range(2 * PRIMARIES)
-            ]
-        cluster = Cluster(task.result() for task in starting)
-        await _form(cluster)
+async def embedded_cluster(directory: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(directory)
+    try:
+        await cluster.start()
         yield cluster
-
-
-async def _start(directory: Path, node_timeout_ms: int, stack: AsyncExitStack) -> Node:
-    options = {
-        "--cluster-enabled": "yes",
-        "--cluster-node-timeout": str(node_timeout_ms),
-        "--cluster-replica-validity-factor": "0",
-        # The shape of the cluster is the test's business: nobody becomes a replica for lack of slots.
-        "--cluster-allow-replica-migration": "no",
-        "--repl-diskless-sync-delay": "0",
-    }
-    for attempt in range(_TRIES):
-        args = [word for pair in options.items() for word in pair]
-        server = ValkeyServer(directory, args=(*args, "--cluster-port", str(free_port())))
-        try:
-            await server.start()
-        except EmbeddedError:
-            if attempt == _TRIES - 1:
-                raise
-            continue  # somebody else has taken the port of the cluster's bus in the meantime
-        stack.push_async_callback(server.stop)
-        node = Node(server)
-        stack.push_async_callback(node.client.aclose)
-        return node
-    raise AssertionError("one of the tries has returned or raised")
-
-
-async def _form(cluster: Cluster) -> None:
-    nodes = cluster.nodes
-    share = -(-SLOTS // PRIMARIES)
-    for n, node in enumerate(nodes):
-        node.id = await node.run("CLUSTER", "MYID")
-        await node.run("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-        if n < PRIMARIES:
-            await node.run("CLUSTER", "ADDSLOTSRANGE", n * share, min((n + 1) * share, SLOTS) - 1)
-    for node in nodes[1:]:
-        bus_port = (await node.client.config_get("cluster-port"))["cluster-port"]
-        await nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.server.port, bus_port)
-
-    async def all_met() -> bool:
-        views = [await node.sees() for node in nodes]
-        return all(len(view) == len(nodes) and all(one.linked for one in view.values()) for view in views)
-
-    await eventually(all_met, timeout_s=SETTLED_S, interval_s=0.05)
-    for primary, replica in zip(nodes[:PRIMARIES], nodes[PRIMARIES:], strict=True):
-        await replica.run("CLUSTER", "REPLICATE", primary.id)
-
-    async def all_replicate() -> bool:
-        views = [await node.sees() for node in nodes]
-        return all(sum("slave" in one.flags for one in view.values()) == PRIMARIES for view in views)
-
-    await eventually(all_replicate, timeout_s=SETTLED_S, interval_s=0.05)
-    await cluster.wait_settled()
+    finally:
+        await cluster.stop()
