@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import asyncpg
 import structlog
 
 from listeners.backoff import Backoff
 from listeners.errors import LoadLost, TopicTooLarge, Unavailable
+from listeners.postgres import TRANSIENT_ERRORS
 from listeners.topic_store import Loading, MustLoad, Opened, TopicStore
 from protocol.items import Item
 from protocol.topics import Topic
@@ -19,8 +19,6 @@ __all__ = ["LoaderStatistics", "TopicLoader", "TopicRows"]
 
 log = structlog.get_logger(__name__)
 
-# What a read of the tables may fail with: asyncpg's two roots, and what its sockets and timeouts raise.
-_POSTGRES_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _RETRY_AFTER_MS: Final = 2000
 
 
@@ -182,7 +180,7 @@ class TopicLoader:
         except BaseException as error:
             self._failures += 1
             await self._store.abandon(name, epoch)
-            if isinstance(error, _POSTGRES_ERRORS):
+            if isinstance(error, TRANSIENT_ERRORS):
                 log.warning("load failed", topic=name, why=f"{type(error).__name__}: {error}")
                 raise Unavailable("Postgres can not be read", retry_after_ms=_RETRY_AFTER_MS) from error
             raise

@@ -45,7 +45,13 @@ _USER_TIMEOUT_MS: Final = 10_000
 
 _BRIEF: Final = "SET LOCAL idle_in_transaction_session_timeout = '3s'; SET LOCAL lock_timeout = '3s'"
 
-TRANSIENT_ERRORS: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+TRANSIENT_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg has lost its place when a link dies in the middle of something
+)
 """Whatever a conversation with Postgres may raise; `classify` tells what it means."""
 
 _REFUSALS: Final = (

@@ -63,7 +63,11 @@ end
 
 local function apply(hash, log, name, channel, at, count)
   local meta = redis.call('HMGET', hash, '@reign', '@epoch', '@state', '@seq', '@tombs', '@logged')
-  if meta[1] ~= reign then return end
+  if meta[1] ~= reign then
+    -- Its hash was evicted or deleted before its time: whoever follows it would wait for ever.
+    if not meta[1] and redis.call('ZREM', index, name) == 1 then return void(hash, log, name, channel, true) end
+    return
+  end
   local epoch, ready = meta[2], meta[3] == 'R'
   local fields, lines, tombs = newer(hash, at, count, tonumber(meta[5]))
   if not fields then return void(hash, log, name, channel, ready) end

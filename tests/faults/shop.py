@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
+from listeners.postgres import TRANSIENT_ERRORS
 from protocol.principal import View
 from tests.support import shop_writers
 from tests.support.watcher import database_copy, public_copy
@@ -20,7 +21,6 @@ PULSE_KEY: Final = "stock:PULSE:L1"
 PULSE_TOPICS: Final = ("product:PULSE", "location:L1", "vendor:V1")
 _PULSE_S: Final = 0.1
 _RETRY_S: Final = 0.05
-_LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Pulse(NamedTuple):
@@ -108,7 +108,7 @@ class Shop:
                     while True:
                         await self._running.wait()
                         await self._counted(work(shop))
-            except _LOST:
+            except TRANSIENT_ERRORS:
                 await asyncio.sleep(_RETRY_S)
 
     async def _counted(self, work: Awaitable[None]) -> None:

@@ -490,6 +490,24 @@ class TestTombstones:
         await store.ready(TOPIC, opened.epoch)
 
 
+class TestAKeyThatWasLost:
+    """Evicted or deleted before its time, which nobody announces."""
+
+    async def test_the_next_change_of_its_topic_tells_its_followers(
+        self, store: TopicStore, spy: Spy, redis: Redis, keys: Keys
+    ) -> None:
+        await load(store, TOPIC, [item("A", 1)])
+        await redis.delete(keys.topic(TOPIC))
+        assert await relay_applies(store, TOPIC, change("A", 2)) == (0, 1)
+        assert (await spy.heard(redis))[-1] == Voided(TOPIC)
+        assert await relay_applies(store, TOPIC, change("A", 3)) == (0, 0)
+
+    async def test_a_topic_nobody_has_loaded_is_none(self, store: TopicStore, spy: Spy, redis: Redis) -> None:
+        await load(store, OTHER)
+        await relay_applies(store, TOPIC, change("A", 2))
+        assert not any(isinstance(envelope, Voided) for envelope in await spy.heard(redis))
+
+
 class TestVoid:
     async def test_it_is_deleted_and_published(
         self, store: TopicStore, spy: Spy, redis: Redis, keys: Keys
