@@ -24,13 +24,16 @@ from gateway.monitor import watch_loop, watch_round_trip
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
 from gateway.sockets import bound_address
+from gateway.standing import Standing
 from gateway.startup import Startup
 from listeners.attached_rows import AttachedRows
 from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
+from listeners.lookout import Lookout
 from listeners.metrics import DESCRIPTIONS, bus_readings, loader_readings, relay_readings, verifier_readings
+from listeners.placed_pool import PlacedPool
 from listeners.pool import create_pool
 from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, is_cluster_url
@@ -147,17 +150,24 @@ async def _replica(
             bus = RedisBus(
                 url, Keys(settings.redis_prefix), cluster=is_cluster_url(url), probe_timeout_s=timeout_s
             )
+            rows_pool = PlacedPool(pool, store)
             loader = TopicLoader(
-                store, AttachedRows(), pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
+                store, AttachedRows(), rows_pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
             )
             feed = TopicFeed(bus, store, loader)
             realtime = _make_realtime(settings, metrics, feed)
+            standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
+            lookout = Lookout(
+                settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
+            )
             metrics.watch(realtime.statistics)
+            metrics.watch(standing.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
             metrics.watch(lambda: loader_readings(loader.statistics()))
             services: list[Awaitable[None]] = [
                 bus.run(realtime.hub),
                 realtime.run(),
+                lookout.run(standing.seen),
                 watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
                 watch_round_trip(feed.probe_store, metrics.redis_round_trip),
             ]
@@ -166,7 +176,7 @@ async def _replica(
                 metrics.watch(lambda: relay_readings(relay.statistics()))
                 services.append(relay.run())
                 if settings.verify_s > 0:
-                    verifier = make_verifier(settings, store, pool, relay)
+                    verifier = make_verifier(settings, store, rows_pool, relay)
                     metrics.watch(lambda: verifier_readings(verifier.statistics()))
                     services.append(verifier.run())
             app = make_client_app(
@@ -178,7 +188,7 @@ async def _replica(
                 page_settings=page,
             )
             server = HttpServer(app, websocket=ClientConnection, state={"realtime": realtime})
-            yield _Replica(realtime, server, services, metrics, settings.drain_s)
+            yield _Replica(realtime, standing, server, services, metrics, settings.drain_s)
     finally:
         pool.terminate()
 
@@ -188,6 +198,7 @@ class _Replica:
     """The parts of a serving replica, with its tasks not yet started."""
 
     realtime: Realtime
+    standing: Standing
     server: HttpServer
     services: Sequence[Awaitable[None]]
     metrics: GatewayMetrics
@@ -196,11 +207,7 @@ class _Replica:
     def not_ready(self) -> Sequence[str]:
         if self.realtime.draining:
             return ["draining"]
-        # Once proven, the way from Postgres may fail for every replica at once: taking all of them out of
-        # rotation would only turn `stale` into `gone`.
-        if not self.realtime.hub.freshness.was_fresh:
-            return ["no canary has come from Postgres yet: is a relay running?"]
-        return []
+        return self.standing.not_ready()
 
     async def run(
         self,

@@ -29,9 +29,9 @@ class Freshness:
         self.as_of_ms: int | None = None
         self.stale_since_ms: int | None = wall_ms
         self.was_fresh = False  # ever
+        self.last_beat: float | None = None
         self.patience_s = STALE_AFTER_PERIODS * canary_s
         self._heard_as_of_ms: int | None = None
-        self._last_beat: float | None = None
         self._connected = True
         self._unverified_since: float | None = None
         self._doubts = 0
@@ -43,7 +43,7 @@ class Freshness:
     def beat(self, as_of_ms: int, now: float) -> Transition | None:
         """The canary has arrived: everything committed before `as_of_ms` has."""
         self._heard_as_of_ms = as_of_ms
-        self._last_beat = now
+        self.last_beat = now
         return self.check(now)
 
     def lost(self, now: float) -> None:
@@ -76,7 +76,7 @@ class Freshness:
         verified = self._unverified_since is None
         if verified:
             self.as_of_ms = self._heard_as_of_ms
-        overdue = self._is_overdue(self._last_beat, now)
+        overdue = self._is_overdue(self.last_beat, now)
         if self.stale_since_ms is None:
             if overdue or (not verified and self._is_overdue(self._unverified_since, now)):
                 self.stale_since_ms = self.as_of_ms

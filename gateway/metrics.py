@@ -147,6 +147,13 @@ _DESCRIPTIONS: Final = (
         "gauge",
         "Connections told `stale` alone: a topic of theirs can not be loaded or repaired; the log says why.",
     ),
+    Description(
+        "gateway_cut_off",
+        "gauge",
+        "1 while this replica, and not all of them, is cut off from a server: /readyz turns clients away.",
+        "server",
+        ("redis", "postgres"),
+    ),
 )
 
 _MS: Final = 0.001
