@@ -237,6 +237,15 @@ class Rig:
             follower.checked = 0
         tally("pulses checked", len(self.shop.pulses))
 
+    def print_logs(self) -> None:
+        """The ends of them, for whoever reads why a test has failed."""
+        now = time.monotonic()
+        for replica in self.replicas:
+            print(f"--- {replica.name}, seconds ago")
+            for at, line in replica.lines[-40:]:
+                fields = {name: value for name, value in line.items() if name not in ("timestamp", "level")}
+                print(f"{now - at:7.2f} {fields}"[:400])
+
     def forget(self) -> None:
         """The database has gone back: how old copies were until now can not be judged."""
         self.shop.forget_pulses()
@@ -287,9 +296,13 @@ async def stack(
             for replica in rig.replicas:
                 rig.follow([replica])
                 rig.follow([replica], PUBLIC_TOPICS, View.PUBLIC)
-            await rig.converged()
-            yield rig
-            await rig.converged()
-            rig.check()
+            try:
+                await rig.converged()
+                yield rig
+                await rig.converged()
+                rig.check()
+            except BaseException:
+                rig.print_logs()
+                raise
             for task in rig.running:
                 task.cancel()
