@@ -1,4 +1,5 @@
 import asyncio
+import math
 import random
 import time
 from collections import defaultdict
@@ -72,8 +73,9 @@ class ClusterClient:
         self._nodes: dict[Address, Redis] = {}
         self._topology = Topology([None] * SLOTS, frozenset(), frozenset())
         self._moved: dict[int, Address] = {}  # since the topology was read
-        self._outdated = True
-        self._read_at = -_REFRESH_EVERY_S
+        self._doubts = 1  # ever had about the topology
+        self._settled = 0  # of them, by reading it
+        self._read_at = -math.inf
         self._suspect: Address | None = None
         self._lock = asyncio.Lock()
         self._loose: set[asyncio.Task[Any]] = set()
@@ -209,7 +211,7 @@ class ClusterClient:
         await self._keep_current()
         owner = self._moved.get(slot) or self._topology.owners[slot]
         if owner is None:
-            self._outdated = True
+            self._doubts += 1
             raise exceptions.ClusterDownError(f"no node serves slot {slot}")
         return owner
 
@@ -221,7 +223,7 @@ class ClusterClient:
 
     def _wants_refresh(self) -> bool:
         due = self._clock() - self._read_at >= _REFRESH_EVERY_S or not self._topology.nodes
-        return self._outdated and due
+        return due and self._doubts != self._settled
 
     def _redirected(self, error: exceptions.AskError, asked: Address) -> Address:
         """An empty host stands for that of the node which says so."""
@@ -229,24 +231,21 @@ class ClusterClient:
 
     def _note_moved(self, slot: int, owner: Address) -> None:
         self._moved[slot] = owner
-        self._outdated = True
+        self._doubts += 1
 
     def _lose(self, address: Address) -> None:
         """It does not answer, or not as it should: somebody else may serve its slots by now."""
         self._suspect = address
         self._moved = {slot: owner for slot, owner in self._moved.items() if owner != address}
-        self._outdated = True
+        self._doubts += 1
 
     async def _refresh(self) -> None:
-        self._outdated = False
+        doubts = self._doubts  # what comes up meanwhile is not settled by this
         try:
             topology = await self._ask_around()
-        except BaseException:
-            self._outdated = True
-            raise
         finally:
             self._read_at = self._clock()
-        self._topology, self._moved, self._suspect = topology, {}, None
+        self._topology, self._moved, self._suspect, self._settled = topology, {}, None, doubts
         for address in self._nodes.keys() - topology.nodes - {self._seed}:
             self._set_loose(self._nodes.pop(address).aclose())
 

@@ -11,7 +11,7 @@ import uvloop
 
 from listeners.embedded import PostgresServer, ValkeyServer
 from tests.support.databases import build_template, create_database, drop_database, scratch_database
-from tests.support.keys import delete_keys
+from tests.support.keys import delete_keys, server_client
 from tests.support.servers import (
     POSTGRES_SETTINGS,
     HasUrl,
@@ -135,17 +135,11 @@ async def redis_prefix(redis_url: str) -> AsyncIterator[str]:
     """What the test's keys and channels begin with; keys that contain it are deleted afterwards."""
     prefix = f"t{secrets.token_hex(6)}"
     yield prefix
-    client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
-    try:
+    async with server_client(redis_url) as client:
         await delete_keys(client, prefix)
-    finally:
-        await client.aclose()
 
 
 @pytest.fixture(name="redis")
 async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
-    try:
+    async with server_client(redis_url) as client:
         yield client
-    finally:
-        await client.aclose()

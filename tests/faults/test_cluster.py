@@ -1,24 +1,31 @@
 """A Valkey cluster under writes: primaries are lost, frozen, replaced and come back, slots move."""
 
 import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from listeners.embedded import ValkeyServer
 from listeners.keys import bucket_of
 from tests.faults.ledger import injected
 from tests.faults.rig import Rig, stack
-from tests.support.cluster import Cluster, Node, bucket_slot
+from tests.support.cluster import Cluster, bucket_slot, embedded_cluster
 
-# What the followers look at lies in these slots, on all three primaries.
+# What the followers look at lies in these slots, among others.
 SLOT = bucket_slot(bucket_of("product:PULSE"))
 OTHER_SLOT = bucket_slot(bucket_of("location:L1"))
+ROOT: Final = Path(__file__).parents[2]
+# Of the acceptance suite and around it, what takes the servers that it is told of.
+ACCEPTANCE: Final = ("acceptance/test_convergence.py", "acceptance/test_cli.py", "integration/test_serve.py")
+ACCEPTANCE_S: Final = 150.0
 
 
 @asynccontextmanager
 async def clustered(**settings: Any) -> AsyncIterator[tuple[Rig, Cluster]]:
-    """Two replicas of the gateway on a cluster. Their proxies lead to the node they are told of, no further."""
+    """Two replicas of the gateway on a cluster. Their proxies lead to the first node alone."""
     clusters: list[Any] = []
 
     def cluster(directory: Any) -> Any:
@@ -93,3 +100,23 @@ async def test_slots_move() -> None:
                 fault.ended()
                 await rig.recovered(fault)
             await expect_relinked(rig, fault.began)
+
+
+async def test_the_acceptance_suite_passes_on_a_cluster(tmp_path: Path) -> None:
+    async with embedded_cluster(tmp_path) as cluster:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(str(ROOT / "tests" / name) for name in ACCEPTANCE),
+            env=os.environ | {"GATEWAY_TEST_REDIS_URL": cluster.url},
+            cwd=ROOT,
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        try:
+            async with asyncio.timeout(ACCEPTANCE_S):
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, output.decode()
