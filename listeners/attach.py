@@ -1,8 +1,5 @@
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeVar
-
-import asyncpg
 
 from listeners.backoff import Backoff
 from listeners.capture_sql import (
@@ -15,6 +12,7 @@ from listeners.capture_sql import (
 )
 from listeners.errors import SourceError
 from listeners.postgres import LOCK_ATTACH
+from listeners.short_locks import ATTEMPTS, LOCK_TIMEOUT_MS, NeverFree, with_short_locks
 from listeners.source_sql import quote_identifier, quote_literal, table_name
 from listeners.sources import NUMBERS, VERSION_COLUMN, Column, KeyType, Shape, Source
 from listeners.sql import queries
@@ -60,8 +58,8 @@ async def attach(
     conn: Any,
     source: Source,
     *,
-    lock_timeout_ms: int = 2000,
-    attempts: int = 10,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    attempts: int = ATTEMPTS,
     backoff: Backoff | None = None,
 ) -> Source:
     """Put the triggers of a source on its table, and the version column if it lacks one.
@@ -75,15 +73,16 @@ async def attach(
     async def work() -> Source:
         return await _attach_now(conn, source)
 
-    return await _with_short_locks(conn, work, source.name, lock_timeout_ms, attempts, backoff)
+    await _raise_versions(conn, source)  # beforehand: it reads the whole table
+    return await _locked(conn, work, source.name, lock_timeout_ms, attempts, backoff)
 
 
 async def detach(
     conn: Any,
     name: str,
     *,
-    lock_timeout_ms: int = 2000,
-    attempts: int = 10,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    attempts: int = ATTEMPTS,
     backoff: Backoff | None = None,
 ) -> None:
     """Take off everything that attach has put there, the version column too.
@@ -94,7 +93,7 @@ async def detach(
     async def work() -> None:
         await _detach_now(conn, name)
 
-    await _with_short_locks(conn, work, name, lock_timeout_ms, attempts, backoff)
+    await _locked(conn, work, name, lock_timeout_ms, attempts, backoff)
 
 
 async def attached(conn: Any) -> tuple[Source, ...]:
@@ -114,7 +113,7 @@ def _registered(row: Any) -> Registered:
     return Registered(source, row["table_id"], exists, row["added_column"], row["checksum"])
 
 
-async def _with_short_locks(
+async def _locked(
     conn: Any,
     work: Callable[[], Awaitable[T]],
     name: str,
@@ -122,21 +121,34 @@ async def _with_short_locks(
     attempts: int,
     backoff: Backoff | None,
 ) -> T:
-    delays = backoff or Backoff(base_s=0.2, cap_s=5.0)
-    for attempt in range(1, attempts + 1):
-        try:
-            async with conn.transaction():
-                await conn.execute(f"SET LOCAL lock_timeout = {int(lock_timeout_ms)}")
-                await conn.execute("SELECT pg_advisory_xact_lock($1)", LOCK_ATTACH)
-                return await work()
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if attempt == attempts:
-                break
-            await asyncio.sleep(delays.next())
-    raise SourceError(
-        f"source {name!r}: the table was never free for {lock_timeout_ms} ms in {attempts} attempts;"
-        " end the long transactions on it and try again"
-    )
+    async def one_at_a_time() -> T:
+        await conn.execute("SELECT pg_advisory_xact_lock($1)", LOCK_ATTACH)
+        return await work()
+
+    try:
+        return await with_short_locks(
+            conn, one_at_a_time, lock_timeout_ms=lock_timeout_ms, attempts=attempts, backoff=backoff
+        )
+    except NeverFree as error:
+        raise SourceError(
+            f"source {name!r}: the table was {error}; end the long transactions on it and try again"
+        ) from error
+
+
+async def _raise_versions(conn: Any, source: Source) -> None:
+    """A version that is drawn from now on is above those that the rows have.
+
+    They may come from another sequence: of a schema of ours that was dropped, or of another database.
+    """
+    table = await conn.fetchval("SELECT to_regclass($1)::oid::bigint", table_name(source))
+    if source.version_column is None or table is None:
+        return
+    if source.version_column not in {row["name"] for row in await conn.fetch(_SQL["columns"], table)}:
+        return
+    column = quote_identifier(source.version_column)
+    highest = await conn.fetchval(f"SELECT max({column}) FROM {table_name(source)}")  # noqa: S608  # quoted
+    if isinstance(highest, int):  # else it is no column of ours, and the table will be refused
+        await conn.execute(_SQL["raise_versions"], highest)
 
 
 async def _attach_now(conn: Any, source: Source) -> Source:

@@ -11,6 +11,7 @@ from listeners.attach import attach, registered
 from listeners.capture_sql import checksum as source_checksum
 from listeners.errors import MigrationError
 from listeners.postgres import LOCK_MIGRATE, connected
+from listeners.short_locks import NeverFree, with_short_locks
 from listeners.sources import default_sources
 
 __all__ = ["MIGRATIONS", "Migration", "MigrationError", "migrate", "pending", "read_migrations"]
@@ -162,13 +163,21 @@ async def _missing(conn: Any, migrations: list[Migration], *, shop: bool) -> lis
 
 
 async def _apply(conn: Any, migration: Migration) -> None:
+    """The triggers read gateway.control and write to the log, so a lock on those must not be waited for."""
+
+    async def work() -> None:
+        await conn.execute(migration.sql)
+        await conn.execute(
+            "INSERT INTO gateway.migrations (set, number, name, checksum) VALUES ($1, $2, $3, $4)",
+            *(migration.set, migration.number, migration.name, migration.checksum),
+        )
+
     try:
-        async with conn.transaction():
-            await conn.execute(migration.sql)
-            await conn.execute(
-                "INSERT INTO gateway.migrations (set, number, name, checksum) VALUES ($1, $2, $3, $4)",
-                *(migration.set, migration.number, migration.name, migration.checksum),
-            )
+        await with_short_locks(conn, work)
+    except NeverFree as error:
+        raise MigrationError(
+            f"{migration.title}: what it alters was {error}; end the long transactions and try again"
+        ) from error
     except asyncpg.PostgresError as error:
         raise MigrationError(f"{migration.title}: {error}{_advice(error)}") from error
 

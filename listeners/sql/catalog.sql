@@ -87,3 +87,8 @@ UPDATE gateway.control SET nonce = pg_catalog.gen_random_uuid()::text;
 
 -- name: draw_version
 SELECT pg_catalog.nextval('gateway.version_seq');
+
+-- name: raise_versions
+-- $1: the highest version of a table's rows. The margin is for what is drawn between the two halves of the statement.
+SELECT pg_catalog.setval('gateway.version_seq', $1::bigint + 1000000)
+FROM gateway.version_seq WHERE last_value < $1::bigint;
