@@ -106,7 +106,8 @@ class Shop:
             try:
                 async with self.connected() as shop:
                     while True:
-                        await self._running.wait()
+                        while not self._running.is_set():  # it may be quiet again before this task has run
+                            await self._running.wait()
                         await self._counted(work(shop))
             except TRANSIENT_ERRORS:
                 await asyncio.sleep(_RETRY_S)
