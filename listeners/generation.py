@@ -27,13 +27,13 @@ class Identity:
     timeline: str  # another one after a failover or a restore to a point in time
     alive: str  # drawn anew after a crash, which may take back commits that were seen
     losses: str  # moves when triggers skipped logging because no relay came for too long
-    sources: str  # what feeds the topics: one that is attached later brings rows that no log tells of
+    sources: str  # what feeds the topics, and its triggers: without them rows come that no log tells of
     nonce: str  # changed by `resync`, and when a restored database was recognised
     redis: str  # run id and replication id: topics may have gone back, or be gone
 
     @property
     def generation(self) -> str:
-        """Its second part names the place, so that whoever reads rows for it can tell that they come from there."""
+        """Its second part names the place, so that whoever reads rows for it can tell where to."""
         return _digest(*astuple(self))[:_WHOLE] + self.place
 
     @property
@@ -60,14 +60,19 @@ _SYSTEM = """
     (SELECT oid::text FROM pg_database WHERE datname = current_database())
 """
 
+# The xmin of a trigger tells that it was switched off, if only for a moment: what was written meanwhile is in
+# no log. So does its oid, if the table was restored from a dump: there the rows come before the triggers.
 # The timeline of the last checkpoint lags behind a promotion; that of the WAL being written does not.
 _READ_IDENTITY = f"""
     SELECT {_SYSTEM} AS system,
            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
            (SELECT min(id) FROM gateway.alive) AS alive,
            (SELECT last_value::text || is_called::text FROM gateway.loss_seq) AS losses,
-           (SELECT md5(string_agg(concat_ws(' ', name, checksum, extract(epoch FROM attached_at)), ','
-                                  ORDER BY name)) FROM gateway.sources) AS sources,
+           (SELECT md5(string_agg(concat_ws(' ', s.name, s.checksum, extract(epoch FROM s.attached_at),
+                                            t.oid, t.xmin, t.tgenabled), ',' ORDER BY s.name, t.oid))
+            FROM gateway.sources s
+            LEFT JOIN pg_trigger t ON t.tgrelid = s.table_id AND NOT t.tgisinternal
+                AND t.tgname LIKE '%gateway%') AS sources,
            (SELECT nonce FROM gateway.control) AS nonce
 """  # noqa: S608  # both parts are ours
 

@@ -1,8 +1,15 @@
 from typing import Any
 
 from listeners.change_log import load_position, next_term
-from listeners.errors import Refused
-from listeners.generation import adopt_database, read_identity, read_system, skip_to_now, start_over
+from listeners.errors import Refused, Unavailable
+from listeners.generation import (
+    adopt_database,
+    read_identity,
+    read_place,
+    read_system,
+    skip_to_now,
+    start_over,
+)
 from listeners.keeper import relay_seen
 from listeners.log_plan import load_plan
 from listeners.relay_state import Mandate, RelaySettings
@@ -22,6 +29,10 @@ async def begin_reign(
     """
     if await read_system(reader) != await read_system(keeping):
         raise Refused("the database URL and the listener's database URL lead to different databases")
+    if await read_place(reader) != await read_place(keeping):
+        raise Unavailable(
+            "the database URL and the listener's database URL lead to two servers: one of them was left"
+        )
     await prepare_reader(reader)
     await relay_seen(keeping, settings.log_retention_s)
     position = await next_term(keeping)

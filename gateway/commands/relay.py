@@ -15,6 +15,7 @@ from gateway.server import HttpServer
 from gateway.sockets import bind_socket, bound_address
 from gateway.startup import Startup
 from listeners.metrics import DESCRIPTIONS, relay_readings, verifier_readings
+from listeners.placed_pool import PlacedPool
 from listeners.pool import create_pool
 from listeners.relay import Relay
 from listeners.topic_store import TopicStore
@@ -90,7 +91,7 @@ async def _verify(settings: Settings, store: TopicStore, relay: Relay, metrics: 
     dsn, timeout_s = settings.require_database_url(), settings.probe_timeout_ms / 1000
     pool = await create_pool(dsn, purpose="verifier", max_size=2, timeout_s=timeout_s)
     try:
-        verifier = make_verifier(settings, store, pool, relay)
+        verifier = make_verifier(settings, store, PlacedPool(pool, store), relay)
         metrics.watch(lambda: verifier_readings(verifier.statistics()))
         await verifier.run()
     finally:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from listeners.generation import Identity
+from listeners.generation import Identity, place_of
 
 IDENTITY = Identity(
     system="7/5", timeline="00000001", alive="a@7/5", losses="1false", sources="s", nonce="n", redis="r,s"
@@ -27,4 +27,17 @@ def test_parts_do_not_run_into_each_other() -> None:
 
 def test_it_fits_into_a_line_of_the_bus() -> None:
     assert IDENTITY.generation.isalnum()
-    assert len(IDENTITY.generation) == 16
+    assert len(IDENTITY.generation) == 24
+
+
+class TestThePlace:
+    def test_is_read_from_the_generation(self) -> None:
+        assert place_of(IDENTITY.generation) == IDENTITY.place
+
+    @pytest.mark.parametrize("field", ["system", "timeline", "alive", "nonce"])
+    def test_is_another_one_where_rows_may_differ(self, field: str) -> None:
+        assert dataclasses.replace(IDENTITY, **{field: "x"}).place != IDENTITY.place
+
+    @pytest.mark.parametrize("field", ["losses", "sources", "redis"])
+    def test_is_the_same_while_the_database_goes_on(self, field: str) -> None:
+        assert dataclasses.replace(IDENTITY, **{field: "x"}).place == IDENTITY.place
