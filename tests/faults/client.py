@@ -3,7 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -57,6 +59,7 @@ class Follower(CheckedCopies):
         self.doubts: list[float] = []  # the moments at which something was found to be wrong
         self._url = url
         self._silence_s = 2 * heartbeat_s + 0.5
+        self._client: ClientConnection | None = None
         self._asking: set[asyncio.Future[None]] = set()
         self._trusted_since: dict[str, float] = {}
         self._trusted: dict[str, list[tuple[float, float]]] = {topic: [] for topic in topics}
@@ -71,7 +74,11 @@ class Follower(CheckedCopies):
     @property
     def content(self) -> bool:
         """Connected, with complete copies that it may trust."""
-        return self.connected and not self.stale and all(self.is_complete(topic) for topic in self.topics)
+        return self.connected and all(map(self.content_with, self.topics))
+
+    def content_with(self, topic: str) -> bool:
+        held = topic in self.topics and self.is_complete(topic)
+        return held and self.connected and not self.stale
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -94,8 +101,35 @@ class Follower(CheckedCopies):
             failures += 1
             await asyncio.sleep(min(1.0, 0.05 * 2**failures) * random.random())
 
+    async def ask_for(self, topic: str) -> None:
+        """Subscribes to one more topic, or to one that is held anew."""
+        if topic not in self.topics:
+            self.topics.append(topic)
+            self._trusted[topic], self._pulses[topic] = [], []
+        await self._say(partial(self._subscribe, topics=[topic]))
+
+    async def leave(self, topic: str) -> None:
+        """Unsubscribes. What is sent for the topic after the answer is an error of the server."""
+        if topic in self.topics:
+            self.topics.remove(topic)
+            self._note(topic)
+            request = orjson.dumps({"type": "unsubscribe", "topics": [topic]}).decode()
+            await self._say(lambda client: client.send(request))
+
+    def drop(self) -> None:
+        """The connection is gone at once, without a word; run() makes another."""
+        if self._client is not None:
+            self._client.transport.abort()
+
+    async def _say(self, say: Callable[[ClientConnection], Awaitable[None]]) -> None:
+        """If there is no connection, the next one begins with everything."""
+        if self._client is not None:
+            with suppress(ConnectionClosed):
+                await say(self._client)
+
     async def _converse(self, client: ClientConnection) -> None:
         await self._subscribe(client, self.topics)
+        self._client = client
         self.reconnected()
         self.connections += 1
         self.connected, self.stale = True, False
@@ -121,6 +155,8 @@ class Follower(CheckedCopies):
                 self.stale = False
             case "heartbeat":
                 assert message["stale"] is self.stale, f"a heartbeat says otherwise: {message}"
+            case "unsubscribed" if message["topic"] not in self.topics:
+                self._forget_topic(message["topic"])
             case "error":
                 assert message["code"] == "unavailable", message
                 again = asyncio.ensure_future(self._ask_again(client, message))
@@ -134,16 +170,14 @@ class Follower(CheckedCopies):
 
     async def _ask_again(self, client: ClientConnection, refusal: dict[str, Any]) -> None:
         await asyncio.sleep(min(refusal["retry_after_ms"], 500) / 1000)
-        try:
-            await self._subscribe(client, [refusal["topic"]])
-        except ConnectionClosed:
-            return  # run() subscribes to everything on the next one
+        if refusal["topic"] in self.topics and client is self._client:
+            await self._say(partial(self._subscribe, topics=[refusal["topic"]]))
 
     def _note(self, topic: str | None) -> None:
         """Keeps the times at which the topic, or every one, was trusted, and at which its pulses came."""
         now = time.monotonic()
         for name in (topic,) if topic in self._trusted else self.topics:
-            trusted = self.connected and not self.stale and self.is_complete(name)
+            trusted = self.content_with(name)
             since = self._trusted_since.get(name)
             if trusted and since is None:
                 self._trusted_since[name] = now
@@ -156,16 +190,22 @@ class Follower(CheckedCopies):
                     pulses.append((now, pulse["on_hand"]))
 
     def _lost(self) -> None:
-        self.connected = False
+        self.connected, self._client = False, None
+        for topic in self.held.keys() - set(self.topics):
+            self._forget_topic(topic)
         self._doubt()
         self._note(None)
 
     def _doubt(self) -> None:
         self.doubts.append(time.monotonic())
 
+    def _forget_topic(self, topic: str) -> None:
+        del self.held[topic]
+        self.left(topic)
+
     def forget(self) -> None:
         """What was seen so far is not judged: the database has gone back."""
-        for name in self.topics:
+        for name in self._trusted:
             self._trusted[name].clear()
             self._pulses[name].clear()
             if name in self._trusted_since:
@@ -175,8 +215,7 @@ class Follower(CheckedCopies):
         """Where a copy was trusted while a change that was committed `allowed_s` before was missing in it."""
         now = time.monotonic()
         found = []
-        for topic in self.topics:
-            seen = self._pulses[topic]
+        for topic, seen in self._pulses.items():
             if not seen:
                 continue
             intervals = list(self._trusted[topic])

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-__all__ = ["LEDGER", "PROMISED_S", "Fault", "injected", "tally"]
+__all__ = ["LEDGER", "PROMISED_S", "Fault", "injected", "note", "tally"]
 
 LEDGER: Final = "GATEWAY_FAULTS_LEDGER"
 # After the end of a fault every copy equals the database within this time, in s.
@@ -62,11 +62,15 @@ def injected(kind: str, *, promised_s: float = PROMISED_S) -> Iterator[Fault]:
     """
     fault = Fault(kind)
     yield fault
+    note(fault, promised_s=promised_s)
+
+
+def note(fault: Fault, *, promised_s: float = PROMISED_S) -> None:
+    """Puts the fault into the ledger: all is well again. Raises as `injected` does."""
     recovery_s = fault.recovery_s
-    _write({"kind": kind, "detection_s": fault.detection_s, "recovery_s": recovery_s})
-    assert recovery_s <= promised_s, (
-        f"{kind}: {recovery_s:.1f} s until all was well, {promised_s:g} s promised"
-    )
+    _write({"kind": fault.kind, "detection_s": fault.detection_s, "recovery_s": recovery_s})
+    late = f"{fault.kind}: {recovery_s:.1f} s until all was well, {promised_s:g} s promised"
+    assert recovery_s <= promised_s, late
 
 
 def tally(name: str, count: float = 1) -> None:

@@ -55,6 +55,11 @@ class CheckedCopies:
                 self._positions.pop(topic, None)
                 self.copies.pop(topic, None)
 
+    def left(self, topic: str) -> None:
+        """The topic is not held any more, and its copy is thrown away."""
+        for kept in (self.copies, self.views, self._positions, self._complete, self._floors):
+            kept.pop(topic, None)
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]
 
