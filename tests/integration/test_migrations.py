@@ -18,6 +18,7 @@ from tests.support.waiting import eventually
 ALL = [
     "gateway/0001_change_log",
     "gateway/0002_acknowledged",
+    "gateway/0003_losses_settled",
     "shop/0001_reference_schema",
     "source products",
     "source locations",
