@@ -57,6 +57,7 @@ class Relay:
         self._statistics = RelayStatistics()
         self._reign: Reign | None = None
         self._generation: str | None = None  # of the last reign of this process
+        self._tried = self._waited = False  # to take the lock; for somebody else to give it back
 
     def statistics(self) -> RelayStatistics:
         """A copy; see RelayStatistics."""
@@ -71,6 +72,8 @@ class Relay:
         """Until cancelled: then it saves its position and gives the lock back. Errors end a reign, not this.
 
         Raises Refused if a server answers and refuses before the first reign: only an operator can help then.
+        Not if it has waited while somebody else reigned: what is refused now was not at the start (a database
+        that is being restored), and the clients of this process are not to pay for it.
         """
         while True:
             try:
@@ -80,17 +83,23 @@ class Relay:
 
     async def _stand_for_election(self) -> None:
         """Returns by an error alone: that of the election, or of the reign that followed."""
+        self._tried = False
         async with (
-            self._election.elected(self._store.server_identity) as tenure,
+            self._election.elected(self._fit) as tenure,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(tenure.watch())
             group.create_task(self._reign_once(tenure))
 
+    async def _fit(self) -> None:
+        """Called before each try to take the lock; before the second one somebody else has it."""
+        await self._store.server_identity()
+        self._waited, self._tried = self._waited or self._tried, True
+
     def _failed(self, error: Exception) -> float:
         """Log why a reign, or the try to begin one, has ended; returns the seconds until the next try."""
         reason = _reason(error)
-        if isinstance(reason, Refused) and not self._statistics.reigns:
+        if isinstance(reason, Refused) and not (self._statistics.reigns or self._waited):
             raise reason from error
         self._statistics.failures += 1
         if isinstance(reason, ReignOver | RedisChanged | TableTruncated):
