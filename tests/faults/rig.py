@@ -66,14 +66,14 @@ class Replica:
         self.url = f"ws://127.0.0.1:{self.port}/realtime"
         self.lines: list[tuple[float, dict[str, Any]]] = []  # of its log, with the moment they came
         self.process: Process | None = None
-        self._settings = settings | {
+        self.settings = settings | {
             "listen": f"127.0.0.1:{self.port}",
             "ops_listen": f"127.0.0.1:{self.ops_port}",
         }
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self.process = await processes.start("serve", **self._settings)
+        self.process = await processes.start("serve", **self.settings)
         self._reader = asyncio.create_task(self._read_log(self.process))
 
     async def wait_ready(self) -> None:
