@@ -10,6 +10,7 @@ import redis.asyncio
 
 from tests.faults.ledger import injected
 from tests.faults.rig import Rig, stack
+from tests.support.waiting import eventually
 
 # Longer than a probe's timeout and than three periods of the canary.
 LASTS_S: Final = 1.6
@@ -70,8 +71,7 @@ async def redis_forgets_scripts(rig: Rig) -> None:
 
 async def keys_lost(rig: Rig, pattern: str) -> None:
     """As an eviction does it, against which `doctor` warns: one key at a time, whatever belongs to it."""
-    keys = await redis_command(rig, "KEYS", pattern)
-    assert keys, pattern
+    keys = await eventually(lambda: redis_command(rig, "KEYS", pattern))
     await redis_command(rig, "DEL", *random.Random(0).sample(sorted(keys), min(3, len(keys))))
 
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -126,7 +127,7 @@ class HeldRig:
     async def _open(self) -> Rig:
         ready: asyncio.Future[Rig] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(ready))
-        self._task.add_done_callback(lambda task: ready.done() or ready.set_exception(_why(task)))
+        self._task.add_done_callback(partial(_tell, ready))
         return await ready
 
     async def _hold(self, ready: asyncio.Future[Rig]) -> None:
@@ -153,8 +154,10 @@ class HeldRig:
             await asyncio.wait([self._task])
 
 
-def _why(task: asyncio.Task[None]) -> BaseException:
-    return asyncio.CancelledError() if task.cancelled() else task.exception() or RuntimeError("it ended")
+def _tell(ready: asyncio.Future[Rig], task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not ready.done():
+        ready.set_exception(error)
 
 
 class Anything(RuleBasedStateMachine):

@@ -124,6 +124,8 @@ class TcpProxy:
         self._links.add(link)
         try:
             await self._link(reader, writer, link)
+        except asyncio.CancelledError:
+            return  # by stop(); asyncio's streams (Python 3.11) would log a cancelled handler as an error
         except OSError:
             return  # either side left, or the server is not there: the client sees its connection end
         finally:
