@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from listeners.errors import StaleTerm
+from listeners.postgres import transaction
 
 __all__ = [
     "PAGE_ROWS",
@@ -73,7 +74,7 @@ class ChangeLog:
 
         All pages belong to one snapshot, and the position may move to it only after the last one.
         """
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
+        async with transaction(connection, isolation="repeatable_read", readonly=True):
             cursor = await connection.cursor(self.sql, since, None, timeout=timeout_s)
             while records := await cursor.fetch(self._limit, timeout=timeout_s):
                 yield _batch(records, len(records))

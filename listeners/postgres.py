@@ -28,6 +28,7 @@ __all__ = [
     "probe",
     "redact_dsn",
     "set_deadlines",
+    "transaction",
 ]
 
 MINIMUM_VERSION: Final = 14
@@ -43,6 +44,7 @@ LOCK_ATTACH: Final = int.from_bytes(b"gateway\x03")
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _USER_TIMEOUT_MS: Final = 10_000
 
+_ROLLBACK_S: Final = 1.0
 _BRIEF: Final = "SET LOCAL idle_in_transaction_session_timeout = '3s'; SET LOCAL lock_timeout = '3s'"
 
 TRANSIENT_ERRORS: Final = (
@@ -155,6 +157,26 @@ async def both_connected(
 
 
 @asynccontextmanager
+async def transaction(connection: Any, **options: Any) -> AsyncIterator[None]:
+    """asyncpg's, but left in time: if the rollback is not answered, the connection is closed instead.
+
+    asyncpg would wait for it as long as for any command, also in a task that was cancelled.
+    """
+    work = connection.transaction(**options)
+    await work.start()
+    try:
+        yield
+    except BaseException:
+        try:
+            async with asyncio.timeout(_ROLLBACK_S):
+                await work.rollback()
+        except TRANSIENT_ERRORS:
+            connection.terminate()
+        raise
+    await work.commit()
+
+
+@asynccontextmanager
 async def brief_transaction(connection: Any) -> AsyncIterator[None]:
     """For what locks rows or tables that others need: should this process freeze or its link die in the
     middle, the server ends the transaction soon. Nor does it wait longer than that for others' locks.
@@ -162,7 +184,7 @@ async def brief_transaction(connection: Any) -> AsyncIterator[None]:
     Raises asyncpg.LockNotAvailableError then. SET LOCAL, for behind a transaction-pooling PgBouncer a session
     belongs to everybody.
     """
-    async with connection.transaction():
+    async with transaction(connection):
         await connection.execute(_BRIEF)
         yield
 

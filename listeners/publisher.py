@@ -5,6 +5,7 @@ from typing import Any
 from listeners.change_log import PAGE_ROWS, LogRow
 from listeners.errors import ListenersError
 from listeners.folding import CanaryMark, Folded, fold
+from listeners.postgres import transaction
 from listeners.relay_state import Mandate, RelayStatistics
 from listeners.topic_store import TopicStore
 from protocol.envelope import Beat
@@ -93,7 +94,7 @@ class Publisher:
         """Stock items say whether their location is active, so whatever holds some from there is void."""
         await self._void({f"location:{location}"})
         for query in self._mandate.plan.stock_at:
-            async with connection.transaction(readonly=True):
+            async with transaction(connection, readonly=True):
                 cursor = await connection.cursor(query, location)
                 while records := await cursor.fetch(PAGE_ROWS):
                     products = {f"product:{record['product_id']}" for record in records}

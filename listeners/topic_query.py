@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 import structlog
 
+from listeners.postgres import transaction
 from listeners.source_sql import (
     active_lookup,
     at_key,
@@ -62,7 +63,7 @@ class TopicQuery:
             for statement, rows in found:
                 yield self._items(statement, rows, topic)
             return
-        async with pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        async with pool.acquire() as conn, transaction(conn, isolation="repeatable_read", readonly=True):
             for statement in self._statements[topic.kind]:
                 cursor = await conn.cursor(statement.sql, topic.id)
                 while rows := await cursor.fetch(size):

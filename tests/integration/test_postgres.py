@@ -8,9 +8,19 @@ import pytest
 
 from listeners.errors import Refused, Unavailable
 from listeners.pool import create_pool
-from listeners.postgres import Connection, close, connect, connected, probe
+from listeners.postgres import (
+    Connection,
+    both_connected,
+    brief_transaction,
+    close,
+    connect,
+    connected,
+    probe,
+    transaction,
+)
 from tests.support.databases import with_database
 from tests.support.proxy import proxied
+from tests.support.waiting import eventually
 
 
 class TestADedicatedConnection:
@@ -103,3 +113,73 @@ class TestThePool:
             assert len(set(await asyncio.gather(*sleeping))) == 2
         finally:
             await pool.close()
+
+
+class TestATransaction:
+    async def test_is_left_in_time_though_its_rollback_is_not_answered(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url), connected(url, purpose="test") as connection:
+
+            async def work() -> None:
+                async with transaction(connection):
+                    await connection.execute("SELECT pg_sleep(60)")
+
+            task = asyncio.create_task(work())
+            await eventually(connection.is_in_transaction)
+            proxy.black_hole()
+            task.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 2
+            assert connection.is_closed()
+
+    async def test_that_fails_is_rolled_back_and_the_connection_lives(
+        self, pg: Any, database_url: str
+    ) -> None:
+        async with connected(database_url, purpose="test") as connection:
+
+            async def work() -> None:
+                async with transaction(connection):
+                    await connection.execute("UPDATE gateway.control SET nonce = 'lost'")
+                    await connection.execute("SELECT 1 / 0")
+
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                await work()
+            async with transaction(connection):
+                await connection.execute("UPDATE gateway.canary SET beat = 4711")
+            assert await pg.fetchval("SELECT nonce IS DISTINCT FROM 'lost' FROM gateway.control")
+            assert await pg.fetchval("SELECT beat FROM gateway.canary") == 4711
+
+    async def test_that_is_brief_is_ended_by_the_server_and_leaves_no_setting(
+        self, database_url: str
+    ) -> None:
+        async with connected(database_url, purpose="test") as connection:
+            setting = "SELECT current_setting('idle_in_transaction_session_timeout')"
+            async with brief_transaction(connection):
+                assert await connection.fetchval(setting) == "3s"
+            assert await connection.fetchval(setting) == "0"
+
+
+class TestTwoConnections:
+    async def test_are_closed_side_by_side(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            ends = (url, "one"), (url, "other")
+            async with both_connected(*ends) as (one, other):
+                assert await one.fetchval("SHOW application_name") == "inventory-gateway one"
+                proxy.freeze()
+                began = time.monotonic()
+            assert time.monotonic() - began < 1.8
+            assert one.is_closed()
+            assert other.is_closed()
+
+    async def test_do_not_leave_one_behind_without_the_other(self, database_url: str, pg: Any) -> None:
+        ends = (database_url, "one"), (with_database(database_url, "nowhere"), "other")
+        with pytest.raises(Refused):
+            async with both_connected(*ends):
+                raise AssertionError
+        left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'inventory-gateway one'"
+        await eventually(lambda: _is(pg, left, 0))
+
+
+async def _is(connection: Any, query: str, value: object) -> bool:
+    return bool(await connection.fetchval(query) == value)
