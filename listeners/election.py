@@ -13,6 +13,8 @@ __all__ = ["Election", "LockLost", "Tenure"]
 
 _IDLE_SESSION_TIMEOUT: Final = "3s"
 _RELEASE_S: Final = 1.0
+_PING: Final = "SELECT pg_backend_pid()"
+_UNLOCK: Final = "SELECT pg_advisory_unlock($1)"
 log = structlog.get_logger(__name__)
 
 
@@ -26,12 +28,15 @@ async def _always_fit() -> None: ...
 class Tenure:
     """The relay's lock, held by one session from the election to the session's end."""
 
-    def __init__(self, connection: Any, backend: int, *, ping_s: float, timeout_s: float) -> None:
+    def __init__(self, connection: Any, backend: int, *, key: int, ping_s: float, timeout_s: float) -> None:
         self._connection = connection
         self._backend = backend
+        self._key = key
         self._ping_s = ping_s
         self._timeout_s = timeout_s
         self._ended = asyncio.Event()
+        self._in_use = asyncio.Lock()
+        self._released = False
         connection.add_termination_listener(lambda _: self._ended.set())
 
     @property
@@ -47,7 +52,8 @@ class Tenure:
         """
         while not self._ended.is_set():
             try:
-                backend = await self._connection.fetchval("SELECT pg_backend_pid()", timeout=self._timeout_s)
+                async with self._in_use:
+                    backend = await self._connection.fetchval(_PING, timeout=self._timeout_s)
             except TRANSIENT_ERRORS as error:
                 self._ended.set()
                 raise LockLost(f"the relay's lock is lost: {classify(error)}") from error
@@ -63,6 +69,20 @@ class Tenure:
             except TimeoutError:
                 continue
         raise LockLost("the relay's lock is lost: its connection was closed")
+
+    async def release(self) -> None:
+        """Let the next one go on at once; if that fails, the session's end does it. Once is enough."""
+        async with self._in_use:
+            if self._released:
+                return
+            self._released = True
+            try:
+                if not self.lost:
+                    await self._connection.fetchval(_UNLOCK, self._key, timeout=_RELEASE_S)
+                    return
+            except TRANSIENT_ERRORS as error:
+                log.debug("relay lock not released", reason=str(classify(error)))
+            self._connection.terminate()  # nobody answers there, so a farewell is not waited for
 
 
 class Election:
@@ -97,11 +117,13 @@ class Election:
         """
         async with connected(self._dsn, purpose="relay lock", timeout_s=self._timeout_s) as connection:
             backend = await self._wait_elected(connection, fit)
-            tenure = Tenure(connection, backend, ping_s=self._ping_s, timeout_s=self._timeout_s)
+            tenure = Tenure(
+                connection, backend, key=self._key, ping_s=self._ping_s, timeout_s=self._timeout_s
+            )
             try:
                 yield tenure
             finally:
-                await self._release(connection, tenure)
+                await tenure.release()
 
     async def _wait_elected(self, connection: Any, fit: Callable[[], Awaitable[object]]) -> int:
         with classified(self._dsn):
@@ -116,13 +138,3 @@ class Election:
                 if backend is not None:
                     return backend
                 await asyncio.sleep(self._retry_s * (0.5 + self._random()))
-
-    async def _release(self, connection: Any, tenure: Tenure) -> None:
-        """Let the next one go on at once; if that fails, the session's end does it."""
-        try:
-            if not tenure.lost:
-                await connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=_RELEASE_S)
-                return
-        except TRANSIENT_ERRORS as error:
-            log.debug("relay lock not released", reason=str(classify(error)))
-        connection.terminate()  # nobody answers there, so a farewell is not waited for

@@ -3,11 +3,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import structlog
+
 from listeners.canary import sing
 from listeners.change_log import save_position
 from listeners.errors import ListenersError
 from listeners.generation import read_identity
 from listeners.link_watch import ReaderWatch
+from listeners.losses import LossWatch
 from listeners.postgres import probe
 from listeners.reign import Reign
 from listeners.relay_state import Mandate, RelaySettings, RelayStatistics
@@ -21,8 +24,7 @@ T = TypeVar("T")
 
 _SAVE_IDLE_S: Final = 5.0
 _PROBE_MS: Final = 1000
-# Of emptying the old leaves of the log: a look at each, and the disk's work.
-_TRUNCATE_S: Final = 10.0
+log = structlog.get_logger(__name__)
 
 
 class ReignOver(ListenersError):
@@ -56,7 +58,8 @@ class Keeper:
         self._statistics = statistics
         self._clock = clock
         self._probe_timeout_s = settings.probe_timeout_ms / 1000
-        self._watch = ReaderWatch(reign.asking, patience_s=self._probe_timeout_s, clock=clock)
+        self._watch = ReaderWatch(reign.asking, patience_s=self._probe_timeout_s / 2, clock=clock)
+        self._losses = LossWatch()
         self._saved = mandate.since
         self._saved_at = clock()
         self._due: dict[str, float] = {}
@@ -80,14 +83,22 @@ class Keeper:
             if self._is_due("seen", settings.seen_ms):
                 await self._soon(relay_seen(self._connection, settings.log_retention_s))
             if self._is_due("truncate", settings.truncate_ms):
-                emptied = await self._soon(empty_old_leaves(self._connection), within_s=_TRUNCATE_S)
-                self._statistics.leaves_emptied += len(emptied)
+                await self._empty_old_leaves()
             await asyncio.sleep(max(tick_s - (self._clock() - began), tick_s / 10))
 
-    async def _soon(self, work: Awaitable[T], *, within_s: float = 0.0) -> T:
+    async def _soon(self, work: Awaitable[T]) -> T:
         """What Postgres may take longer for than for a probe, but not much. Raises TimeoutError."""
-        async with asyncio.timeout(within_s or 2 * self._probe_timeout_s):
+        async with asyncio.timeout(1.5 * self._probe_timeout_s):
             return await work
+
+    async def _empty_old_leaves(self) -> None:
+        """What takes long is left for the next time, if only the link is well."""
+        try:
+            async with asyncio.timeout(self._probe_timeout_s):
+                self._statistics.leaves_emptied += len(await empty_old_leaves(self._connection))
+        except TimeoutError:
+            await probe(self._connection, timeout_s=self._probe_timeout_s)
+            log.warning("old leaves of the log take long to empty; they have to wait")
 
     def _is_due(self, name: str, every_ms: int) -> bool:
         now = self._clock()
@@ -101,6 +112,7 @@ class Keeper:
     async def _check(self) -> None:
         """Raises ReignOver when the generation or the notify setting are not what they were."""
         mandate = self._mandate
+        await self._losses.look(self._connection)
         if await read_identity(self._connection, mandate.identity.redis) != mandate.identity:
             raise ReignOver("a resync, other sources, or lost changes ask for a new generation")
         if await notify_allowed(self._connection) != mandate.notify:

@@ -132,6 +132,7 @@ class Relay:
             except BaseExceptionGroup as errors:
                 if errors.subgroup(TableTruncated):
                     await start_over(keeping)
+                await tenure.release()  # closing links that say nothing takes its time
                 raise
             finally:
                 self._leave(reign)

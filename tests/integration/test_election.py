@@ -106,6 +106,48 @@ class TestLosingTheLock:
                 await tenure.watch()
 
 
+class TestACandidateThatIsNotFit:
+    async def test_does_not_stand_and_holds_up_nobody(self, database_url: str, pg: Any) -> None:
+        async def fit() -> None:
+            raise Unavailable("Redis can not be reached")
+
+        with pytest.raises(Unavailable, match="Redis"):
+            async with quick(database_url).elected(fit):
+                raise AssertionError
+        assert await pg.fetch(HOLDERS) == []
+
+    async def test_any_more_stops_waiting(self, database_url: str) -> None:
+        asked = 0
+
+        async def fit() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                raise Unavailable("Redis can not be reached")
+
+        async with quick(database_url).elected():
+            with pytest.raises(Unavailable, match="Redis"):
+                async with quick(database_url).elected(fit):
+                    raise AssertionError
+        assert asked == 3
+
+
+class TestReleasing:
+    async def test_early_lets_the_next_one_in_and_ends_well(self, database_url: str) -> None:
+        async with quick(database_url).elected() as tenure:
+            await tenure.release()
+            async with quick(database_url).elected() as next_one:
+                assert not next_one.lost
+
+    async def test_over_a_link_that_says_nothing_takes_no_time(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url):
+            async with quick(url).elected() as tenure:
+                proxy.black_hole()
+                began = asyncio.get_running_loop().time()
+                await tenure.release()
+            assert asyncio.get_running_loop().time() - began < 1.5
+
+
 class TestNoElection:
     async def test_while_postgres_can_not_be_reached(self, database_url: str) -> None:
         async with proxied(database_url) as (proxy, url):
