@@ -51,7 +51,7 @@ _REFUSING_TEXTS: Final = (
 
 
 def is_cluster_url(url: str) -> bool:
-    """`redis+cluster://host:port` names one node of a cluster, the others are found through it."""
+    """`redis+cluster://host:port,host:port` names some nodes of a cluster; one that answers leads to all."""
     return url.startswith(_CLUSTER_SCHEMES)
 
 
@@ -72,8 +72,9 @@ def connect_redis(
 
     if not is_cluster_url(url):
         return connect(url)
-    connect(_plain(url))  # raises for a bad one; nothing of it is open
-    return ClusterClient(_seed(url), lambda node: connect(_node_url(url, node)), timeout_s=timeout_s)
+    seeds = _seeds(url)
+    connect(_node_url(url, seeds[0]))  # raises for a bad one; nothing of it is open
+    return ClusterClient(seeds, lambda node: connect(_node_url(url, node)), timeout_s=timeout_s)
 
 
 class _Pool(BlockingConnectionPool):
@@ -158,9 +159,10 @@ def _bare(url: str, timeout_s: float, name: str) -> AbstractConnection:
     return link
 
 
-def _seed(url: str) -> Address:
-    parts = urlsplit(_plain(url))
-    return Address(parts.hostname or "localhost", parts.port or _DEFAULT_PORT)
+def _seeds(url: str) -> list[Address]:
+    hosts = urlsplit(_plain(url)).netloc.rpartition("@")[2].split(",")
+    parts = [urlsplit(f"//{host}") for host in hosts]
+    return [Address(part.hostname or "localhost", part.port or _DEFAULT_PORT) for part in parts]
 
 
 def _node_url(url: str, node: Address) -> str:

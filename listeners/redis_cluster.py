@@ -57,15 +57,15 @@ class ClusterClient:
 
     def __init__(
         self,
-        seed: Address,
+        seeds: Sequence[Address],
         connect: Callable[[Address], Redis],
         *,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """`seed` is asked first. `connect` makes a node's client, which connects when first used."""
-        self._seed = seed
+        """`seeds` are asked first. `connect` makes a node's client, which connects when first used."""
+        self._seeds = tuple(seeds)
         self._connect = connect
         self._timeout_s = timeout_s
         self._clock = clock
@@ -246,7 +246,7 @@ class ClusterClient:
         finally:
             self._read_at = self._clock()
         self._topology, self._moved, self._suspect, self._settled = topology, {}, None, doubts
-        for address in self._nodes.keys() - topology.nodes - {self._seed}:
+        for address in self._nodes.keys() - topology.nodes - {*self._seeds}:
             self._set_loose(self._nodes.pop(address).aclose())
 
     async def _ask_around(self) -> Topology:
@@ -271,7 +271,7 @@ class ClusterClient:
         """Whom a slot has moved to knows best; whoever was lost is asked last."""
         moved = [address for address in self._moved.values() if address != self._suspect]
         others = sorted(self._topology.nodes, key=lambda _: self._random())
-        first = [*dict.fromkeys((*moved[-1:], *others, self._seed))]
+        first = [*dict.fromkeys((*moved[-1:], *others, *self._seeds))]
         return sorted(first, key=lambda address: address == self._suspect)
 
     async def _read_topology(self, address: Address) -> Topology:

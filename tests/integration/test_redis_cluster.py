@@ -105,6 +105,17 @@ async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:
     assert [link.buckets for link in links] == [frozenset(range(BUCKETS))]
 
 
+async def test_one_of_the_named_nodes_is_enough(cluster_url: str) -> None:
+    async with connected(cluster_url.replace("://", "://127.0.0.1:1,")) as client:
+        await check_server(client)
+
+
+async def test_a_server_that_is_no_cluster_refuses(redis_url: str) -> None:
+    async with connected(redis_url.replace("redis://", "redis+cluster://")) as client:
+        with pytest.raises(Refused, match="cluster support disabled"):
+            await check_server(client)
+
+
 async def test_a_cluster_that_is_away_is_unavailable() -> None:
     async with connected("redis+cluster://127.0.0.1:1") as client:
         with pytest.raises(Unavailable), translated():

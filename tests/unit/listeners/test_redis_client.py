@@ -124,6 +124,12 @@ async def test_one_server_serves_all_buckets() -> None:
     assert link.buckets == set(range(16))
 
 
+@pytest.mark.parametrize("url", ["redis+cluster://127.0.0.1:x", "redis+cluster://127.0.0.1:1/?protocol=9x"])
+def test_a_cluster_s_url_is_looked_at_as_well(url: str) -> None:
+    with pytest.raises(ValueError, match=r"Port|protocol"):
+        connect_redis(url)
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379"])
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ValueError, match="scheme"):

@@ -92,7 +92,7 @@ class Nodes:
         self.made: dict[Address, FakeNode] = {}
         self.answers: dict[Address, Answer] = {}
         self.client = ClusterClient(
-            A, self.connect, timeout_s=2.0, clock=lambda: self.now, random=lambda: 0.999
+            [A], self.connect, timeout_s=2.0, clock=lambda: self.now, random=lambda: 0.999
         )
 
     def connect(self, address: Address) -> Redis:
