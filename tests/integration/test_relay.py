@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +13,7 @@ from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.errors import Refused
 from listeners.keys import BUCKETS, Keys
 from listeners.migrations import migrate
+from listeners.postgres import connected
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay, RelaySettings, RelayStatistics
 from listeners.topic_store import MustLoad, TopicStore
@@ -490,6 +492,26 @@ class TestServersThatAreNotThere:
     async def test_that_refuse_end_the_start(self, database_url: str, topics: Topics) -> None:
         with pytest.raises(Refused, match="does not exist"):
             await make(with_database(database_url, "nowhere"), topics).run()
+
+    async def test_that_refuse_a_candidate_who_has_waited_do_not_end_it(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        """Else the restore of a database would end every process that serves clients, but the relay's."""
+        async with (
+            running(make(database_url, topics)),
+            running(make(database_url, topics), reigning=False) as candidate,
+        ):
+            await eventually(
+                lambda: shop.fetchval(
+                    "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name LIKE '%relay lock' AND query LIKE '%pg_try_advisory_lock%'"
+                )
+            )
+            database = urlsplit(database_url).path.lstrip("/")
+            async with connected(with_database(database_url, "postgres"), purpose="test") as elsewhere:
+                await shop.close()
+                await elsewhere.execute(f"DROP DATABASE {database} WITH (FORCE)")
+                await eventually(lambda: candidate.statistics().failures >= 3)
 
     async def test_without_the_schema_end_the_start(self, empty_database_url: str, topics: Topics) -> None:
         with pytest.raises(Refused, match="run `migrate`"):
