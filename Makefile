@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers: the suites start their own servers, and more of them than cores only wait for each other.
 WORKERS ?= 2
 
-.PHONY: install run test faults check bench lock specs clean
+.PHONY: install run test faults mutations soak check bench lock specs clean
 
 install: $(STAMP)
 
@@ -30,6 +30,13 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.run --faults --workers $(WORKERS)
+
+mutations: $(STAMP)
+	$(BIN)/python -m tests.mutations --workers $(WORKERS) $(ARGS)
+
+MINUTES ?= 10
+soak: $(STAMP)
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m load.bench $(ARGS)
