@@ -1,6 +1,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import asyncpg
 
@@ -9,6 +9,10 @@ from listeners.generation import place_of, read_place
 from listeners.topic_store import Reign
 
 __all__ = ["PlacedPool"]
+
+
+# There is no position to write at, and nothing unlogged to read, during recovery.
+_ON_A_STANDBY: Final = (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.FeatureNotSupportedError)
 
 
 class Reigning(Protocol):
@@ -59,7 +63,7 @@ class PlacedPool:
                 raise NoRelay("no relay has begun yet")
             try:
                 place = await read_place(connection)
-            except asyncpg.ObjectNotInPrerequisiteStateError as error:
+            except _ON_A_STANDBY as error:
                 raise ConnectionError("the database's name leads to a standby") from error
             if place != place_of(reign.generation):
                 raise ConnectionError("the database's name leads elsewhere than the relay's")

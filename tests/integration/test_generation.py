@@ -1,10 +1,48 @@
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from listeners.change_log import load_position, save_position
-from listeners.generation import Identity, adopt_database, read_identity, read_system, skip_to_now, start_over
+from listeners.embedded import PostgresServer
+from listeners.generation import (
+    Identity,
+    adopt_database,
+    read_identity,
+    read_system,
+    skip_to_now,
+    start_over,
+)
+from listeners.migrations import migrate
+from listeners.placed_pool import PlacedPool
 from listeners.postgres import connected
+from listeners.topic_store import Reign
+from tests.support.databases import with_database
+from tests.support.postgres_programs import make_standby
+from tests.support.servers import server_directory
+
+
+class OneConnection:
+    """A pool of it."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        yield self._connection
+
+    async def expire_connections(self) -> None: ...
+
+
+class Reigning:
+    def __init__(self, generation: str) -> None:
+        self._generation = generation
+
+    async def reign(self) -> Reign:
+        return Reign(self._generation, 1)
 
 
 async def identity(pg: Any) -> Identity:
@@ -28,6 +66,8 @@ class TestTheIdentityOfADatabase:
             "SELECT nextval('gateway.loss_seq')",
             "UPDATE gateway.control SET nonce = 'another'",
             "UPDATE gateway.sources SET attached_at = now() WHERE name = 'products'",
+            "ALTER TABLE inventory DISABLE TRIGGER gateway_log_update",
+            "DROP TRIGGER gateway_log_update ON inventory",
         ],
     )
     async def test_changes_when_topics_may_hold_what_is_no_more_or_lack_something(
@@ -38,9 +78,62 @@ class TestTheIdentityOfADatabase:
         await pg.execute(event)
         assert (await identity(pg)).generation != first.generation
 
+    async def test_remembers_that_triggers_were_switched_off(self, pg: Any) -> None:
+        first = await identity(pg)
+        await pg.execute("ALTER TABLE inventory DISABLE TRIGGER ALL")
+        await pg.execute("ALTER TABLE inventory ENABLE TRIGGER ALL")
+        assert (await identity(pg)).sources != first.sources
+
+    async def test_does_not_care_for_the_shop_s_own_triggers_and_columns(self, pg: Any) -> None:
+        first = await identity(pg)
+        await pg.execute(
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+            "CREATE TRIGGER a BEFORE UPDATE ON inventory FOR EACH ROW EXECUTE FUNCTION nothing();"
+            "ALTER TABLE inventory ADD COLUMN note text"
+        )
+        await pg.execute("VACUUM FREEZE pg_trigger")
+        assert await identity(pg) == first
+
+    async def test_names_its_cluster_though_databases_are_numbered_alike(
+        self, pg: Any, private_postgres: PostgresServer
+    ) -> None:
+        """As in two clusters that were made by the same steps."""
+        number = await pg.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
+        async with connected(private_postgres.url, purpose="test") as there:
+            await there.execute(f"CREATE DATABASE alike OID {number}")
+        async with connected(with_database(private_postgres.url, "alike"), purpose="test") as alike:
+            ours, theirs = [(await read_system(connection)).split("/") for connection in (pg, alike)]
+        assert ours[1] == theirs[1]
+        assert ours[0] != theirs[0]
+
     async def test_differs_between_databases_of_one_server(self, pg: Any, empty_database_url: str) -> None:
         async with connected(empty_database_url, purpose="test") as other:
-            assert await read_system(other) != await read_system(pg)
+            theirs, ours = await read_system(other), await read_system(pg)
+        assert theirs.split("/")[0] == ours.split("/")[0]
+        assert theirs != ours
+
+    async def test_tells_a_promoted_standby_from_its_primary(self, private_postgres: PostgresServer) -> None:
+        """By the timeline alone: here gateway.alive, which no standby has, was brought along by somebody."""
+        await migrate(private_postgres.url)
+        async with connected(private_postgres.url, purpose="test") as primary:
+            await adopt_database(primary)
+            before = await identity(primary)
+        with server_directory() as directory:
+            standby = await make_standby(private_postgres.port, directory)
+            try:
+                async with connected(standby.url, purpose="test") as promoted:
+                    with pytest.raises(ConnectionError, match="standby"):
+                        await PlacedPool(OneConnection(promoted), Reigning(before.generation)).fetch("SELECT")
+                    await promoted.execute("SELECT pg_promote()")
+                    assert (await identity(promoted)).alive == ""
+                    await promoted.execute("INSERT INTO gateway.alive (id) VALUES ($1)", before.alive)
+                    after = await identity(promoted)
+            finally:
+                await standby.stop()
+        assert (before.timeline, after.timeline) == ("00000001", "00000002")
+        assert dataclasses.replace(after, timeline=before.timeline) == before
+        assert after.generation != before.generation
+        assert after.place != before.place
 
 
 class TestAdoption:
