@@ -168,7 +168,9 @@ class Settings(BaseSettings):
         0, "New connections from one address, of one process; bursts of ten times as many.", "per s"
     )
     messages_per_s: int = limit(
-        1000, "Messages from one client, on average; bursts of ten times as many.", "per s"
+        1000,
+        "Messages from one client, and topics it subscribes to, on average; bursts of ten times as many.",
+        "per s",
     )
     snapshot_rows_per_s: int = limit(
         0, "Snapshot rows for one client, on average; bursts of ten times as many.", "per s"

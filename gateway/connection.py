@@ -5,11 +5,7 @@ task, queue or ASGI message belongs to a connection: bytes come in, events go to
 and the hub's frames are written straight to the transport.
 """
 
-import array
 import asyncio
-import fcntl
-import sys
-import termios
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -24,9 +20,11 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from gateway.handshake import Handshake, Rejection
-from gateway.limits import TokenBucket
+from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
 from gateway.realtime import Realtime, websocket_logger
+from gateway.sockets import unsent_bytes
+from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
 from protocol.session import CloseWith, Event, Leave, Send, Session, Subscribe
 from protocol.subscription import Subscription
@@ -40,6 +38,10 @@ HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
 # A peer that does not answer our close frame is dropped after this, in s.
 CLOSE_TIMEOUT_S: Final = 5.0
+# One that goes on sending regardless is dropped after this, in s: it has been told why, and is not read.
+HANG_UP_S: Final = 1.0
+# What may still be on its way when we close: a few messages.
+LATE_BYTES: Final = 64 * 1024
 
 
 class ClientConnection(asyncio.Protocol):
@@ -50,6 +52,8 @@ class ClientConnection(asyncio.Protocol):
         "_binary",
         "_deliveries",
         "_fragments",
+        "_hung_up",
+        "_late_bytes",
         "_messages",
         "_outgoing",
         "_realtime",
@@ -57,9 +61,9 @@ class ClientConnection(asyncio.Protocol):
         "_server_connections",
         "_session",
         "_stalled_at_bytes",
-        "_strikes",
         "_subprotocol",
         "_timer",
+        "_turns",
         "_websocket",
         "address",
         "opened_at",
@@ -85,13 +89,15 @@ class ClientConnection(asyncio.Protocol):
         self._session: Session | None = None
         self._outgoing: Outgoing | None = None
         self._deliveries: dict[Subscription, Delivery] = {}
-        self._fragments: list[bytes] = []
+        self._fragments = bytearray()
         self._binary = False
         self._messages = (
-            TokenBucket(realtime.limits.messages_per_s) if realtime.limits.messages_per_s else None
+            MessageLimit(realtime.limits.messages_per_s) if realtime.limits.messages_per_s else None
         )
         self._rows = TokenBucket(realtime.limits.snapshot_rows_per_s)
-        self._strikes = 0
+        self._turns: Turns | None = None  # what was received at once and is more than one
+        self._late_bytes = 0
+        self._hung_up = False
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
 
@@ -105,16 +111,16 @@ class ClientConnection(asyncio.Protocol):
         self.address = peer[0] if peer else ""
 
     def data_received(self, data: bytes) -> None:
-        websocket = self._websocket
-        websocket.receive_data(data)
-        for event in websocket.events_received():
-            if isinstance(event, Frame):
-                self._frame_received(event)
-            elif isinstance(event, Request):
-                self._request_received(event)
-        if isinstance(websocket.parser_exc, PayloadTooBig):
-            self._too_large()
-        self._flush()
+        if self._websocket.eof_sent:
+            return  # nothing it says matters any more
+        if self._turns is not None:
+            self._turns.unread += data
+        elif len(data) <= TURN_BYTES:
+            self._receive(data)
+        else:
+            self.transport.pause_reading()
+            self._turns = Turns(data, take=self._receive, done=self._resume_reading)
+            self._turns.next()
 
     def eof_received(self) -> None:
         """The peer has closed its half; returning None closes ours."""
@@ -122,6 +128,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server_connections.discard(self)
         self._cancel_timer()
+        if self._turns is not None:
+            self._turns.stop()
         if self._session is not None:
             self._leave_all()
             log.info(
@@ -139,17 +147,18 @@ class ClientConnection(asyncio.Protocol):
         if self._outgoing is not None:
             self._outgoing.pause()
             self.stalled_since = time.monotonic()
-            self._stalled_at_bytes = self.unsent_bytes()
+            self._stalled_at_bytes = unsent_bytes(self.transport)
             self.transport.pause_reading()
+            if self._turns is not None:
+                self._turns.stop()
             self._realtime.stalled.add(self)
 
     def resume_writing(self) -> None:
         self.stalled_since = None
         self._realtime.stalled.discard(self)
         if self._outgoing is not None:
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
             self._outgoing.resume()
+            self._resume_reading()
 
     def shutdown(self) -> None:
         """uvicorn's name for: close now."""
@@ -178,21 +187,40 @@ class ClientConnection(asyncio.Protocol):
 
     def has_progressed(self) -> bool:
         """Whether a stalled client has taken anything since the last call."""
-        unsent = self.unsent_bytes()
+        unsent = unsent_bytes(self.transport)
         progressed = unsent < self._stalled_at_bytes
         self._stalled_at_bytes = unsent
         return progressed
 
-    def unsent_bytes(self) -> int:
-        """Bytes that the peer has not acknowledged: ours and, on Linux, the kernel's (tcp(7), SIOCOUTQ)."""
-        unsent = self.transport.get_write_buffer_size()
-        if sys.platform == "linux":
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and sock.fileno() >= 0:
-                queued = array.array("i", [0])
-                fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
-                unsent += queued[0]
-        return unsent
+    # --- reading
+
+    def _resume_reading(self) -> None:
+        if self._hung_up:
+            return
+        if self.stalled_since is not None and not self.outgoing.closed:
+            return  # until its answers are taken
+        if self._turns is not None and self._turns.unread:
+            self._turns.next()
+        else:
+            self._turns = None
+            self.transport.resume_reading()
+
+    def _receive(self, data: bytes) -> None:
+        websocket = self._websocket
+        if websocket.state is State.CLOSING:
+            self._late_bytes += len(data)
+            if self._late_bytes > LATE_BYTES:
+                self._hang_up(Close.TOO_MANY)
+                return
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._frame_received(event)
+            elif isinstance(event, Request):
+                self._request_received(event)
+        if isinstance(websocket.parser_exc, PayloadTooBig):
+            self._too_large()
+        self._flush()
 
     # --- handshake
 
@@ -247,21 +275,21 @@ class ClientConnection(asyncio.Protocol):
 
     def _frame_received(self, frame: Frame) -> None:
         opcode = frame.opcode
-        if opcode is Opcode.PONG or opcode is Opcode.CLOSE or self._session is None:
+        if opcode is Opcode.CLOSE or self._outgoing is None or self._outgoing.closed:
             return
         if self._messages is not None and (wait := self._messages.take()) > 0:
             self._rate_limited(wait)
             return
-        if opcode is Opcode.PING:
+        if opcode is Opcode.PING or opcode is Opcode.PONG:
             return  # the Sans-I/O protocol has queued the pong
         if opcode is not Opcode.CONT:
             self._binary = opcode is Opcode.BINARY
             if frame.fin:
                 self._message_received(bytes(frame.data))
                 return
-        self._fragments.append(bytes(frame.data))
+        self._fragments += frame.data
         if frame.fin:
-            data, self._fragments = b"".join(self._fragments), []
+            data, self._fragments = bytes(self._fragments), bytearray()
             self._message_received(data)
 
     def _message_received(self, data: bytes) -> None:
@@ -279,6 +307,8 @@ class ClientConnection(asyncio.Protocol):
     def _handle(self, events: list[Event]) -> None:
         outgoing, hub = self.outgoing, self._realtime.hub
         for event in events:
+            if outgoing.closed:
+                return
             if isinstance(event, Send):
                 outgoing.send(event.type, event.payload)
             elif isinstance(event, Subscribe):
@@ -292,6 +322,11 @@ class ClientConnection(asyncio.Protocol):
         outgoing = self.outgoing
         delivery = Delivery(event.subscription, outgoing, resume=event.resume)
         self._deliveries[event.subscription] = delivery
+        # Each topic counts like a message of its own: a hundred fit into one.
+        if self._messages is not None and (wait := self._messages.take()) > 0:
+            self._refuse(event.subscription, self._too_fast(wait))
+            self._struck()
+            return
         # What a snapshot costs is known once it was sent: the next one pays for it.
         wait_s = self._rows.take(outgoing.snapshot_rows)
         if wait_s > 0:
@@ -311,14 +346,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _rate_limited(self, wait_s: float) -> None:
         """One error a message; a client that goes on regardless is closed."""
-        self._strikes += 1
-        if self._strikes > self._realtime.limits.messages_per_s:
-            self.close(Close.TOO_MANY)
-            return
-        error = ProtocolError(
-            ErrorCode.RATE_LIMITED, "send fewer messages a second", retry_after_ms=round(wait_s * 1000) + 1
-        )
-        self.outgoing.send("error", self.outgoing.dialect.error(error))
+        if not self._struck():
+            self.outgoing.send("error", self.outgoing.dialect.error(self._too_fast(wait_s)))
+
+    def _struck(self) -> bool:
+        """Whether the client has been told often enough; then it is closed."""
+        struck_out = cast("MessageLimit", self._messages).strike()
+        if struck_out:
+            self._hang_up(Close.TOO_MANY)
+        return struck_out
+
+    def _too_fast(self, wait_s: float) -> ProtocolError:
+        text = "send fewer messages, and subscribe to fewer topics, a second"
+        return ProtocolError(ErrorCode.RATE_LIMITED, text, retry_after_ms=round(wait_s * 1000) + 1)
 
     def _too_large(self) -> None:
         """Names the mistake before the close frame (1009) that the Sans-I/O protocol has queued."""
@@ -330,17 +370,27 @@ class ClientConnection(asyncio.Protocol):
     # --- the end
 
     def _flush(self) -> None:
-        """Writes what the Sans-I/O protocol has to say; its empty string means: close our half."""
-        for data in self._websocket.data_to_send():
-            if data:
-                self.transport.write(data)
-            else:
-                self._leave_all()
-                # Half-closed, not closed: closing with unread bytes would reset the connection, and the
-                # peer would never see the code (RFC 6455 7.1.1).
-                if self.transport.can_write_eof() and not self.transport.is_closing():
-                    self.transport.write_eof()
-                self._drop_after(CLOSE_TIMEOUT_S)
+        """Writes what the Sans-I/O protocol has to say; an empty string at its end means: close our half."""
+        said = self._websocket.data_to_send()
+        if not said:
+            return
+        if data := b"".join(said):
+            self.transport.write(data)
+        if not said[-1]:
+            self._leave_all()
+            # Half-closed, not closed: closing with unread bytes would reset the connection, and the
+            # peer would never see the code (RFC 6455 7.1.1).
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
+            self._drop_after(CLOSE_TIMEOUT_S)
+
+    def _hang_up(self, code: CloseCode) -> None:
+        """For a peer that does not stop sending: says why, and reads nothing more."""
+        self._hung_up = True
+        self._websocket.fail(code.number, code.name)
+        self._flush()
+        self._drop_after(HANG_UP_S)
+        self.transport.pause_reading()
 
     def _leave_all(self) -> None:
         if self._session is not None:
@@ -353,8 +403,7 @@ class ClientConnection(asyncio.Protocol):
     def _drop_after(self, seconds: float) -> None:
         self._cancel_timer()
         # Reading must go on, or the peer's answer is never seen.
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
+        self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
     def _cancel_timer(self) -> None:

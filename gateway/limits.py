@@ -3,7 +3,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-__all__ = ["ConnectionLimits", "Refusal", "TokenBucket"]
+__all__ = ["ConnectionLimits", "MessageLimit", "Refusal", "TokenBucket"]
 
 # Seconds worth of tokens a bucket holds: a client that subscribes to a page of topics at once is no abuser.
 BURST_S: Final = 10
@@ -47,6 +47,26 @@ class TokenBucket:
     def is_full(self) -> bool:
         """Whether the bucket would behave like a new one."""
         return self._level + (self._clock() - self._then) * self._rate >= self._burst
+
+
+class MessageLimit(TokenBucket):
+    """What one client may send: a token a message, and a strike for each that came without one."""
+
+    __slots__ = ("_strikes", "_struck_at")
+
+    def __init__(self, rate: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(rate, clock=clock)
+        self._strikes = 0
+        self._struck_at = 0.0
+
+    def strike(self) -> bool:
+        """True: more than a second's worth of them, with no pause of ten seconds in between."""
+        now = self._clock()
+        if now - self._struck_at > BURST_S:
+            self._strikes = 0
+        self._struck_at = now
+        self._strikes += 1
+        return self._strikes > self._rate
 
 
 class Refusal(NamedTuple):

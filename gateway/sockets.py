@@ -1,12 +1,16 @@
+import array
+import asyncio
 import errno
+import fcntl
 import socket
 import sys
+import termios
 from typing import Final
 
 from gateway.errors import CommandFailed
 from gateway.setting_types import Address
 
-__all__ = ["bind_socket", "bound_address"]
+__all__ = ["bind_socket", "bound_address", "unsent_bytes"]
 
 # More unsent bytes than this stay with us, where a newer value can still take the place of an older one.
 NOTSENT_LOWAT: Final = 16 * 1024
@@ -41,6 +45,18 @@ def bound_address(bound: socket.socket) -> Address:
     """Where a socket is bound, the system's choice for port 0 included."""
     host, port, *_ = bound.getsockname()
     return Address(host, port)
+
+
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """What the peer has not acknowledged: ours and, on Linux, the kernel's (tcp(7), SIOCOUTQ)."""
+    unsent = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            queued = array.array("i", [0])
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+            unsent += queued[0]
+    return unsent
 
 
 def _set_options(bound: socket.socket, user_timeout_ms: int) -> None:

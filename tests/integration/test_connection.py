@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 import struct
@@ -200,6 +201,23 @@ class TestHandshake:
             writer.write(b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgr")
             assert await asyncio.wait_for(ended(reader), 5)
 
+    async def test_a_head_without_end_is_refused(self, gate: Gate) -> None:
+        async with gate.raw() as (reader, writer):
+            writer.write(b"GET /realtime HTTP/1.1\r\nHost: x\r\n")
+            with contextlib.suppress(ConnectionError):
+                for number in range(100):
+                    writer.write(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+                    await writer.drain()
+            assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == b"431"
+
+    async def test_a_large_head_and_a_body_are_none(self, gate: Gate) -> None:
+        head = b"POST /x HTTP/1.1\r\nHost: x\r\nX: %s\r\nContent-Length: 200000\r\n\r\n" % (b"x" * 20_000)
+        async with gate.raw() as (reader, writer):
+            for _ in range(4):
+                writer.write(head + b"y" * 200_000)
+                assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == b"404"
+                await asyncio.wait_for(reader.readuntil(b"Not Found"), 5)
+
     @pytest.mark.parametrize("garbage", [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
     async def test_garbage_disturbs_nobody(self, gate: Gate, garbage: bytes) -> None:
         async with gate.connect() as client, gate.raw() as (reader, writer):
@@ -355,11 +373,42 @@ class TestLimits:
             assert error["retry_after_ms"] > 0
             assert await close_code(client) == 4429
 
-    async def test_a_flood_of_control_frames_counts(self) -> None:
+    @pytest.mark.parametrize("opcode", [9, 10])
+    async def test_a_flood_of_control_frames_counts(self, opcode: int) -> None:
         limits = ClientLimits(messages_per_s=5)
         async with make_gate(limits=limits) as gate, gate.raw_websocket() as (reader, writer):
-            writer.write(frame(b"", opcode=9) * 100)
+            writer.write(frame(b"", opcode=opcode) * 100)
             await asyncio.wait_for(reader.readuntil(struct.pack("!H", 4429)), 5)
+
+    async def test_each_topic_counts_like_a_message(self) -> None:
+        async with make_gate(limits=ClientLimits(messages_per_s=5)) as gate, gate.connect() as client:
+            await client.send(text(type="subscribe", id="s", topics=[f"product:{n}" for n in range(60)]))
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:49")
+            assert await close_code(client) == 4429
+
+    async def test_a_flooder_is_not_read_any_more(self, gate: Gate) -> None:
+        """4400 closes it; whoever goes on sending then is hung up on, and soon."""
+        async with gate.raw_websocket() as (reader, writer):
+            writer.write(frame(b"{"))
+            await asyncio.wait_for(reader.readuntil(struct.pack("!H", 4400)), 5)
+            writer.write(frame(b"x" * 100) * 10_000)
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 4)
+
+    async def test_what_comes_at_once_is_answered_in_order_and_lets_others_in_between(
+        self, gate: Gate
+    ) -> None:
+        async with gate.connect() as other, gate.raw_websocket() as (reader, writer):
+            await next_message(other, "welcome")
+            writer.write(b"".join(frame(orjson.dumps({"type": "ping", "id": f"p{n}"})) for n in range(3000)))
+            await reader.readuntil(b'"p0"')
+            await other.send(text(type="ping", id="mine"))
+            await next_message(other, "pong")
+            ahead = gate.realtime.metrics.messages_received["ping"]
+            assert ahead < 3001
+            for number in range(1, 3000):
+                await asyncio.wait_for(reader.readuntil(b'"p%d"' % number), 5)
 
     async def test_snapshots_of_too_many_rows(self) -> None:
         async with make_gate(limits=ClientLimits(snapshot_rows_per_s=1)) as gate, gate.connect() as client:
@@ -416,14 +465,15 @@ class TestSlowClients:
 
     async def test_one_that_only_asks_and_never_reads_is_not_answered_for_ever(self) -> None:
         async with make_gate() as gate, gate.raw_websocket(receive_buffer=4096) as (_, writer):
-            ping = frame(orjson.dumps({"type": "ping", "id": "x" * 64}))
+            names = [f"shelf:{number}" for number in range(100)]  # a hundred errors
+            request = frame(orjson.dumps({"type": "subscribe", "id": "x" * 64, "topics": names}))
 
             def blocked() -> bool:
-                writer.write(ping * 500)
+                writer.write(request * 50)
                 return writer.transport.get_write_buffer_size() > 2_000_000
 
             await eventually(blocked, timeout_s=10)
-            assert len(gate.realtime.stalled) == 1
+            await eventually(lambda: len(gate.realtime.stalled) == 1, timeout_s=20)
 
 
 async def client_catches_up(client: Any, gate: Gate) -> None:

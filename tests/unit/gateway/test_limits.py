@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.limits import ConnectionLimits, Refusal, TokenBucket
+from gateway.limits import ConnectionLimits, MessageLimit, Refusal, TokenBucket
 
 
 class Clock:
@@ -58,6 +58,25 @@ class TestTokenBucket:
         assert not bucket.is_full()
         clock.now += 0.1
         assert bucket.is_full()
+
+
+class TestMessageLimit:
+    def test_more_strikes_than_messages_a_second_are_too_many(self, clock: Clock) -> None:
+        limit = MessageLimit(3, clock=clock)
+        assert [limit.strike() for _ in range(5)] == [False, False, False, True, True]
+
+    def test_a_pause_of_ten_seconds_forgives_them(self, clock: Clock) -> None:
+        limit = MessageLimit(3, clock=clock)
+        for _ in range(3):
+            limit.strike()
+        clock.now += 9.9
+        assert limit.strike()
+        clock.now += 10.1
+        assert not limit.strike()
+
+    def test_it_is_a_bucket_of_ten_seconds_worth(self, clock: Clock) -> None:
+        limit = MessageLimit(3, clock=clock)
+        assert [limit.take() for _ in range(31)] == [0] * 30 + [pytest.approx(1 / 3)]
 
 
 class TestConnections:
