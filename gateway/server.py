@@ -17,15 +17,23 @@ __all__ = ["HttpServer"]
 
 # A connection that has not sent a whole request head by then is closed, in s.
 REQUEST_TIMEOUT_S: Final = 10.0
+# A longer head of a request is refused: the parser itself (llhttp) has no limit.
+MAX_HEAD_BYTES: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 75
 BACKLOG: Final = 4096
 
 
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
+
+
 class _HttpConnection(HttpToolsProtocol):
-    """uvicorn's, with a deadline for the request's head: half-open handshakes hold no memory for long."""
+    """uvicorn's, with limits for the request's head: a half-open handshake holds little, and not for long."""
 
     request_timeout_s = REQUEST_TIMEOUT_S
-    _deadline: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None  # while a head is under way
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
         super().connection_made(transport)
@@ -34,6 +42,16 @@ class _HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._deadline is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         if self._deadline is None:  # not the first request of the connection
@@ -48,6 +66,7 @@ class _HttpConnection(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.request_timeout_s, self.transport.abort)
 
     def _disarm(self) -> None:
+        self._head_bytes = 0
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
