@@ -8,7 +8,8 @@ the snapshot (gateway.fanout.Fanout).
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 import structlog
@@ -28,6 +29,10 @@ __all__ = ["Joiner", "TaskOwner"]
 
 # Large snapshots that are read from the store at the same time; a client that does not read holds none.
 PAGE_READERS: Final = 8
+# Topics new to this replica that are opened at the same time: whoever asks for thousands, and leaves them,
+# must not fill the loop with their tasks. And how long a turn is waited for, in s: the ones before may hang.
+OPENING: Final = 16
+TURN_S: Final = 1.0
 # How long messages that are on their way are waited for at a time, in s.
 CATCH_UP_S: Final = 0.02
 
@@ -63,6 +68,7 @@ class Joiner:
         self._low_stock = low_stock
         self._patience_s = patience_s
         self._pages = asyncio.Semaphore(PAGE_READERS)
+        self._opening = asyncio.Semaphore(OPENING)
 
     async def settle(self, topic: TopicState) -> None:
         """Serves everybody who waits for the topic, until nobody does."""
@@ -99,7 +105,10 @@ class Joiner:
     async def _serve(self, topic: TopicState) -> None:
         await self._feed.wait_subscribed(topic.name)
         if topic.epoch is None:
-            await self._adopt(topic)
+            async with self._turn():
+                if not topic.waiting:
+                    return  # everybody has left meanwhile
+                await self._adopt(topic)
         elif topic.doubtful:
             await self._reopen(topic)
             return
@@ -116,6 +125,19 @@ class Joiner:
         public = [d for d in batch if d in topic.waiting and d.subscription.view is View.PUBLIC]
         if public:
             await self._send_public(topic, public)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._opening.acquire()
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._opening.release()
 
     async def _adopt(self, topic: TopicState) -> None:
         opened = await self._feed.ensure(topic.topic)
