@@ -1,7 +1,8 @@
-"""gateway.joining: somebody who asks for thousands of topics and leaves them does not fill the loop with them."""
+"""gateway.joining: who asks for thousands of topics and leaves them does not fill the loop with them."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,6 @@ from gateway import joining
 from gateway.hub import Hub, HubSettings
 from gateway.joining import OPENING
 from gateway.metrics import GatewayMetrics
-from listeners.topic_store import Opened
 from protocol.topics import Topic
 from tests.support.replica import Client, FakeFeed
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ class SlowFeed(FakeFeed):
         self.opened: list[str] = []
         self.opening = asyncio.Event()
 
-    async def ensure(self, topic: Topic) -> Opened:
+    async def ensure(self, topic: Topic) -> Any:
         self.opened.append(str(topic))
         await self.opening.wait()
         return await super().ensure(topic)
