@@ -145,7 +145,8 @@ class Hub:
 
     def _new_generation(self, generation: str) -> None:
         """Every topic is void, in a cluster those of a bucket; it may be known from a beat alone."""
-        if self._generation is not None:
+        # The first one that is heard may have begun after topics were taken from the one before.
+        if self._generation is not None or self._topics:
             log.info("new generation", generation=generation)
             self.freshness.doubt(self._clock())
             self._compare_now.set()

@@ -385,3 +385,14 @@ class TestFreshness:
         assert replica.hub.freshness.stale
         replica.hub.restored()
         await eventually(lambda: not replica.hub.freshness.stale)
+
+    async def test_the_first_generation_heard_may_be_younger_than_what_was_read(self, replica: Replica) -> None:
+        replica.rows(stock("A", 1))
+        client = replica.client()
+        await follow(replica, client)
+        replica.feed.deaf = True
+        replica.rows(stock("A", 5))
+        replica.feed.void(TOPIC)
+        replica.feed.deaf = False
+        replica.hub.message(Beat("g", 1000, 1))
+        await eventually(lambda: client.is_complete(TOPIC) and client.holds(TOPIC) == {"stock:A:L1": 5})
