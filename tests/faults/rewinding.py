@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import redis.asyncio
 
-from listeners.embedded import PostgresServer
+from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.keys import Keys
 from tests.faults.rig import Rig
 from tests.support.postgres_programs import make_standby
@@ -21,15 +21,19 @@ __all__ = [
     "caught_up",
     "generation",
     "lead_to",
+    "linked",
     "loads",
     "mark",
     "marked",
     "next_generation",
+    "redis_session",
+    "replica_of",
     "send_away",
     "session",
     "standby_of",
 ]
 
+_MARKED = "product:PULSE"
 # Of the product PULSE, which no writer of the shop touches.
 _SET_MARK = "UPDATE products SET price_minor = $1 WHERE product_id = 'PULSE'"
 
@@ -65,27 +69,35 @@ async def mark(rig: Rig, value: int, **settings: str) -> None:
     """Commit a change, and wait until every follower has seen it."""
     async with session(rig.postgres, **settings) as connection:
         await connection.execute(_SET_MARK, value)
-    await eventually(lambda: marked(rig, value), timeout_s=10)
+    await eventually(lambda: marked(rig, value), timeout_s=20)
 
 
 def marked(rig: Rig, value: int) -> bool:
-    """Whether every follower's copy shows this mark."""
+    """Whether the copy of every follower of the product shows this mark."""
     return all(
-        follower.is_complete("product:PULSE")
-        and follower.copies["product:PULSE"].items["product:PULSE"]["price_minor"] == value
+        follower.is_complete(_MARKED)
+        and follower.copies[_MARKED].items["product:PULSE"]["price_minor"] == value
         for follower in rig.followers
+        if _MARKED in follower.topics
     )
+
+
+@asynccontextmanager
+async def redis_session(server: ValkeyServer) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of the test's own, past every proxy."""
+    client = redis.asyncio.Redis.from_url(server.url, protocol=2)
+    try:
+        yield client
+    finally:
+        await client.aclose()
 
 
 async def generation(rig: Rig) -> str:
     """The one that reigns in Redis."""
-    client = redis.asyncio.Redis.from_url(rig.valkey.url, protocol=2)
-    try:
+    async with redis_session(rig.valkey) as client:
         held = await client.hget(Keys().relay(0), "g")
-        assert isinstance(held, bytes), held
-        return held.decode()
-    finally:
-        await client.aclose()
+    assert isinstance(held, bytes), held
+    return held.decode()
 
 
 async def next_generation(rig: Rig, before: str) -> str:
@@ -119,6 +131,30 @@ async def standby_of(primary: PostgresServer) -> AsyncIterator[tuple[PostgresSer
                 await standby.stop()
     finally:
         await link.stop()
+
+
+@asynccontextmanager
+async def replica_of(primary: ValkeyServer) -> AsyncIterator[tuple[ValkeyServer, TcpProxy]]:
+    """A replica that has all there is, and the link through which it follows."""
+    link = TcpProxy("127.0.0.1", primary.port)
+    await link.start()
+    try:
+        with server_directory() as directory:
+            replica = ValkeyServer(directory, args=("--replicaof", "127.0.0.1", str(link.port)))
+            await replica.start()
+            try:
+                async with redis_session(replica) as client:
+                    await eventually(lambda: linked(client), timeout_s=10)
+                yield replica, link
+            finally:
+                await replica.stop()
+    finally:
+        await link.stop()
+
+
+async def linked(replica: redis.asyncio.Redis) -> bool:
+    """Whether it has all that its primary had, and follows it."""
+    return bool((await replica.info("replication"))["master_link_status"] == "up")
 
 
 async def caught_up(primary: PostgresServer, standby: PostgresServer) -> None:

@@ -19,10 +19,13 @@ from tests.faults.rewinding import (
     caught_up,
     generation,
     lead_to,
+    linked,
     loads,
     mark,
     marked,
     next_generation,
+    redis_session,
+    replica_of,
     send_away,
     session,
     standby_of,
@@ -239,3 +242,50 @@ async def copy_files(source: Path, target: Path) -> None:
     """With their owners."""
     command = ["/bin/cp", "-a", str(source), str(target)]
     await asyncio.to_thread(partial(subprocess.run, command, check=True))
+
+
+class TestRedis:
+    async def test_goes_back_without_its_topics_being_believed(self) -> None:
+        """Epochs and seqs of the past are there again, as if nothing had happened."""
+        async with AsyncExitStack() as servers, stack() as rig:
+            generations = {await generation(rig)}
+            async with redis_session(rig.valkey) as client:
+                await client.save()
+            with injected("redis: restart from an older file") as fault:
+                await mark(rig, KEPT)
+                await rig.valkey.kill()
+                await rig.valkey.restart()
+                fault.ended()
+                await rig.recovered(fault)
+            assert marked(rig, KEPT)
+            generations.add(await generation(rig))
+
+            replica, link = await servers.enter_async_context(replica_of(rig.valkey))
+            with injected("redis: failover that loses the last writes") as fault:
+                link.freeze()
+                await mark(rig, KEPT + 1)
+                await rig.valkey.kill()
+                link.cut()
+                async with redis_session(replica) as client:
+                    await client.replicaof("NO", "ONE")
+                rig.valkey = replica
+                for serving in rig.replicas:
+                    serving.redis.retarget("127.0.0.1", replica.port)
+                fault.ended()
+                await rig.recovered(fault)
+            assert marked(rig, KEPT + 1)
+            generations.add(await generation(rig))
+
+            with injected("redis: a past of its own, copied back into the running process") as fault:
+                again, _ = await servers.enter_async_context(replica_of(replica))
+                async with redis_session(again) as old, redis_session(replica) as client:
+                    await old.replicaof("NO", "ONE")
+                    await mark(rig, KEPT + 2)
+                    await client.replicaof("127.0.0.1", str(again.port))
+                    await eventually(lambda: linked(client), timeout_s=10)
+                    await client.replicaof("NO", "ONE")
+                fault.ended()
+                await rig.recovered(fault)
+            assert marked(rig, KEPT + 2)
+            generations.add(await generation(rig))
+            assert len(generations) == 4
