@@ -1,3 +1,9 @@
+"""Everything that keeps copies right, and what takes it away: see tests.mutations.
+
+The line that is replaced must be in its file exactly once, so a safeguard that is written anew needs its
+mutation written anew.
+"""
+
 from typing import Final, NamedTuple
 
 __all__ = ["SAFEGUARDS", "Mutation"]
@@ -10,7 +16,201 @@ class Mutation(NamedTuple):
     file: str
     old: str  # there exactly once
     new: str
-    tests: tuple[str, ...]  # arguments of pytest
+    tests: tuple[str, ...]  # files, classes or functions, as pytest names them
 
 
-SAFEGUARDS: Final[tuple[Mutation, ...]] = ()
+_STORE: Final = "tests/integration/test_topic_store.py"
+_FOLDING: Final = "tests/unit/listeners/test_folding.py"
+_HUB: Final = "tests/unit/gateway/test_hub.py"
+_IDENTITY: Final = "tests/integration/test_generation.py"
+_RELAY: Final = "tests/integration/test_relay.py"
+
+
+def _without_part(part: str) -> Mutation:
+    """The generation does not see this part of the identity."""
+    return Mutation(
+        f"generation: {part}",
+        "listeners/generation.py",
+        "return _digest(*astuple(self))[:_WHOLE] + self.place",
+        f'other = Identity(*("" if n == "{part}" else getattr(self, n) for n in self.__slots__))\n'
+        "        return _digest(*astuple(other))[:_WHOLE] + other.place",
+        ("tests/unit/listeners/test_generation.py::test_whatever_changes_makes_another_generation",),
+    )
+
+
+def _unread(part: str, old: str, new: str, test: str) -> Mutation:
+    """The database is not asked for this part of the identity."""
+    return Mutation(f"generation: {part} as read", "listeners/generation.py", old, new, (test,))
+
+
+_PARTS: Final = ("system", "timeline", "alive", "losses", "sources", "nonce", "redis")
+_CHANGES: Final = f"{_IDENTITY}::TestTheIdentityOfADatabase"
+
+SAFEGUARDS: Final[tuple[Mutation, ...]] = (
+    Mutation(
+        "version gate of apply",
+        "listeners/scripts/apply.lua",
+        "    if tonumber(version) > old_version then\n",
+        "    if true then\n",
+        (f"{_STORE}::TestApply",),
+    ),
+    Mutation(
+        "version gate of merge",
+        "listeners/scripts/merge.lua",
+        "  if tonumber(version) > old_version then\n",
+        "  if true then\n",
+        (f"{_STORE}::TestLoading", "tests/integration/test_topic_store_convergence.py"),
+    ),
+    Mutation(
+        "load token at each part",
+        "listeners/scripts/merge.lua",
+        " or meta[2] ~= ARGV[2] or meta[3] ~= 'L' then",
+        " or meta[3] ~= 'L' then",
+        (f"{_STORE}::TestLoading",),
+    ),
+    Mutation(
+        "load token at the end",
+        "listeners/scripts/ready.lua",
+        " or meta[2] ~= ARGV[2] then return 'lost' end",
+        " then return 'lost' end",
+        (f"{_STORE}::TestLoading",),
+    ),
+    Mutation(
+        "reign of a load",
+        "listeners/scripts/merge.lua",
+        "if not meta[1] or meta[1] ~= redis.call('HGET', KEYS[1], 'i') or",
+        "if not meta[1] or",
+        (f"{_STORE}::TestLoading",),
+    ),
+    Mutation(
+        "changes kept while a topic is loading",
+        "listeners/scripts/apply.lua",
+        "  if not ready then\n    redis.call('HSET', hash, unpack(fields))\n    return\n  end\n",
+        "  if not ready then return end\n",
+        (f"{_STORE}::TestApply",),
+    ),
+    Mutation(
+        "fold by log id",
+        "listeners/folding.py",
+        "    for row in sorted(rows, key=_log_id):\n",
+        "    for row in sorted(rows, key=lambda row: row.version or 0):\n",
+        (_FOLDING,),
+    ),
+    Mutation(
+        "fold: an overtaken tombstone goes first",
+        "listeners/folding.py",
+        "                self._overtaken.setdefault(topic, []).append(held)\n",
+        "",
+        (_FOLDING,),
+    ),
+    Mutation(
+        "tombstone rule: a later log id below its version voids the topic",
+        "listeners/scripts/apply.lua",
+        "    elseif tonumber(version) < old_version and old_id > 0 and tonumber(id) > old_id then\n",
+        "    elseif false then\n",
+        (f"{_STORE}::TestTombstones",),
+    ),
+    Mutation(
+        "exact difference of two snapshots: what was in progress",
+        "listeners/sql/change_log.sql",
+        "        OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))\n",
+        "",
+        ("tests/integration/test_change_log.py",),
+    ),
+    *map(_without_part, _PARTS),
+    _unread(
+        "losses",
+        "(SELECT last_value::text || is_called::text FROM gateway.loss_seq) AS losses",
+        "'' AS losses",
+        _CHANGES,
+    ),
+    _unread("alive id", "(SELECT min(id) FROM gateway.alive) AS alive", "'' AS alive", _CHANGES),
+    _unread("nonce", "(SELECT nonce FROM gateway.control) AS nonce", "'' AS nonce", _CHANGES),
+    _unread(
+        "database", "SELECT oid::text FROM pg_database WHERE", "SELECT '' FROM pg_database WHERE", _CHANGES
+    ),
+    Mutation(
+        "generation: the counter that Redis remembers",
+        "listeners/mandate.py",
+        "    if position.counter < remembered:\n",
+        "    if False:\n",
+        (_RELAY,),
+    ),
+    Mutation(
+        "generation: run id of Redis",
+        "listeners/topic_store.py",
+        '("run_id", "master_replid")',
+        '("tcp_port", "role")',
+        (f"{_STORE}",),
+    ),
+    Mutation(
+        "relay's term in Redis",
+        "listeners/scripts/common.lua",
+        "  if held[2] == term then return held[3] end\n",
+        "  do return held[3] end\n",
+        (f"{_STORE}::TestReign",),
+    ),
+    Mutation(
+        "relay's term in Postgres",
+        "listeners/change_log.py",
+        ' WHERE term = coalesce($2, term) RETURNING counter",',
+        ' WHERE term = coalesce($2, term) OR true RETURNING counter",',
+        ("tests/integration/test_change_log.py",),
+    ),
+    Mutation(
+        "a frozen holder of the lock is thrown out",
+        "listeners/election.py",
+        '"3s"',
+        '"0"',
+        ("tests/integration/test_election.py",),
+    ),
+    Mutation(
+        "seqs compared after a reconnect",
+        "gateway/hub.py",
+        "        self.freshness.restored()\n        self._compare_now.set()\n",
+        "        self.freshness.restored()\n",
+        (_HUB,),
+    ),
+    Mutation(
+        "a hole in the seqs",
+        "gateway/topic_state.py",
+        "        if message.seq > self.seq + 1:\n",
+        "        if False:\n",
+        (_HUB,),
+    ),
+    Mutation(
+        "canary: a late one makes stale",
+        "gateway/freshness.py",
+        "            if overdue or (",
+        "            if (",
+        (_HUB,),
+    ),
+    Mutation(
+        "canary: not before its batch is acknowledged",
+        "listeners/publisher.py",
+        "        if await self._store.server_identity() != self._mandate.identity.redis:\n",
+        "        if False:\n",
+        (_RELAY,),
+    ),
+    Mutation(
+        "fresh only after a comparison",
+        "gateway/freshness.py",
+        "        elif not self.in_doubt and not overdue:\n",
+        "        elif not overdue:\n",
+        (_HUB,),
+    ),
+    Mutation(
+        "subscribe first, then snapshot",
+        "gateway/joining.py",
+        "                topic.join(delivery)\n",
+        "                pass\n",
+        (_HUB,),
+    ),
+    Mutation(
+        "a lost hash is told",
+        "listeners/scripts/apply.lua",
+        "redis.call('ZREM', index, name) == 1",
+        "false",
+        (f"{_STORE}::TestAKeyThatWasLost",),
+    ),
+)
