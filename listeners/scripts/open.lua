@@ -13,7 +13,8 @@ if meta[1] == reign then
     return {'open', meta[2], tonumber(meta[4]), redis.call('HLEN', hash) - META - tonumber(meta[6])}
   end
   local left = tonumber(meta[5]) - now
-  if left > 0 then return {'loading', left} end
+  -- A lease ends later than any that begins now if the clock has gone back: nobody may be at it any more.
+  if left > 0 and left <= tonumber(ARGV[4]) then return {'loading', left} end
 end
 if fresh == '' then return {'missing'} end
 redis.call('UNLINK', hash, log)

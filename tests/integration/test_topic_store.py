@@ -595,6 +595,20 @@ class TestLoading:
         await store.ready(TOPIC, second.epoch)
         assert await stored(store) == (second.epoch, 1, [item("A", 3)])
 
+    async def test_a_lease_from_a_clock_that_was_ahead_is_taken_over(
+        self, store: TopicStore, redis: Any, redis_prefix: str
+    ) -> None:
+        """Redis' clock has been put right, and the loader is no more: nobody would come for an hour."""
+        first = await store.open(TOPIC)
+        assert isinstance(first, MustLoad)
+        hour_ms = 3_600_000
+        await redis.hincrby(Keys(redis_prefix).topic(TOPIC), "@lease", hour_ms)
+        second = await store.open(TOPIC)
+        assert isinstance(second, MustLoad)
+        with pytest.raises(LoadLost):
+            await store.ready(TOPIC, first.epoch)
+        await store.ready(TOPIC, second.epoch)
+
     async def test_merging_renews_the_lease(self, make: Callable[..., TopicStore]) -> None:
         store = make(lease_ms=200)
         await store.begin(GENERATION, TERM)
