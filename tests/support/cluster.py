@@ -15,7 +15,7 @@ from listeners.keys import hash_tag
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
-__all__ = ["Cluster", "Node", "bucket_slot", "embedded_cluster"]
+__all__ = ["NODE_TIMEOUT_MS", "Cluster", "Node", "bucket_slot", "embedded_cluster"]
 
 PRIMARIES: Final = 3
 SLOTS: Final = 16384
@@ -132,6 +132,9 @@ class Cluster:
     async def primaries(self) -> list[Node]:
         return [self._node(one.id) for one in (await self.living[0].sees()).values() if one.serves]
 
+    async def replicas(self) -> list[Node]:
+        return [self._node(one.id) for one in (await self.living[0].sees()).values() if "slave" in one.flags]
+
     async def other_primary(self, node: Node) -> Node:
         return next(one for one in await self.primaries() if one is not node)
 
@@ -208,17 +211,11 @@ class Cluster:
             await node.run("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         await self._wait_owner(slot, target)
 
-    async def migrate_atomically(self, slot: int, target: Node) -> bool:
-        """Valkey 9's own way. False: this server does not have it."""
+    async def migrate_atomically(self, slot: int, target: Node) -> None:
+        """The way of Valkey 9 and later: the server copies the slot, then hands it over as a whole."""
         source = await self.primary_of(slot)
-        try:
-            await source.run("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
-        except exceptions.ResponseError as error:
-            if "unknown subcommand" in str(error).lower():
-                return False
-            raise
+        await source.run("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
         await self._wait_owner(slot, target)
-        return True
 
     async def _wait_owner(self, slot: int, owner: Node) -> None:
         async def done() -> bool:
@@ -294,8 +291,10 @@ def _tried(condition: Any) -> Any:
 
 
 @asynccontextmanager
-async def embedded_cluster(directory: Path) -> AsyncIterator[Cluster]:
-    cluster = Cluster(directory)
+async def embedded_cluster(
+    directory: Path, *, node_timeout_ms: int = NODE_TIMEOUT_MS
+) -> AsyncIterator[Cluster]:
+    cluster = Cluster(directory, node_timeout_ms=node_timeout_ms)
     try:
         await cluster.start()
         yield cluster
