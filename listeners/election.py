@@ -96,7 +96,7 @@ class Election:
         dsn: str,
         *,
         key: int = LOCK_RELAY,
-        retry_s: float = 0.5,
+        retry_s: float = 0.3,
         ping_s: float = 1.0,
         timeout_s: float = 2.0,
         random: Callable[[], float] = _random.random,
