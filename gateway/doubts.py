@@ -7,12 +7,7 @@ from gateway.outgoing import Delivery, Outgoing
 from gateway.topic_state import TopicState
 from protocol.subscription import SubscriptionState
 
-__all__ = ["Doubts", "Swept"]
-
-
-class Swept(NamedTuple):
-    doubted: list[Outgoing]  # from now on
-    cleared: list[Outgoing]  # every topic that was in doubt is served again
+__all__ = ["Doubts"]
 
 
 class _Goal(NamedTuple):
@@ -26,7 +21,7 @@ class _Goal(NamedTuple):
 class Doubts:
     """Which connections hold a copy that is not kept: its topic is being loaded anew, or has a hole.
 
-    Only topics that somebody works on (`watch`) are looked at, and only what is in doubt is remembered. Times
+    Only topics that are worked on (`watch`) are looked at, and only what is in doubt is remembered. Times
     are those of the event loop, in s.
     """
 
@@ -47,14 +42,33 @@ class Doubts:
         """It is settled or repaired from now on."""
         self._watched[topic] = None
 
-    def sweep(self, now: float, *, doubt: bool) -> Swept:
-        """Call it several times a canary period. `doubt`: False while everybody is told `stale` anyway."""
-        cleared = self._clear()
+    def sweep(self, now: float, *, doubt: bool = True) -> list[Outgoing]:
+        """Call it several times a canary period. Returns the connections that are in doubt from now on.
+
+        `doubt`: False while everybody is told `stale` anyway.
+        """
         self._forget_settled(now)
         if not doubt:
-            return Swept([], cleared)
+            return []
         limit = now - self._patience_s
-        return Swept(self._doubt((t, d) for t in self._watched for d in self._overdue(t, limit)), cleared)
+        return self._doubt((topic, d) for topic in self._watched for d in self._overdue(topic, limit))
+
+    def clear(self) -> list[Outgoing]:
+        """Returns the connections whose topics are all served again."""
+        served = [delivery for delivery, goal in self._goals.items() if _is_served(delivery, goal)]
+        if not served:
+            return []
+        left: set[Outgoing] = set()
+        for delivery in served:
+            del self._goals[delivery]
+            outgoing = delivery.outgoing
+            self._connections[outgoing] -= 1
+            if self._connections[outgoing] == 0:
+                del self._connections[outgoing]
+                left.add(outgoing)
+        # Whatever else of theirs is not served at the moment was no reason to doubt, but it is one to wait.
+        self._doubt((t, d) for t in self._watched for d in _unserved(t) if d.outgoing in left)
+        return [outgoing for outgoing in left if outgoing not in self._connections]
 
     def doubt_all(self) -> None:
         """Before `fresh` is told: whoever holds a copy that is not kept has to wait for it, however short."""
@@ -83,21 +97,10 @@ class Doubts:
                 doubted.append(outgoing)
         return doubted
 
-    def _clear(self) -> list[Outgoing]:
-        cleared = []
-        for delivery in [d for d, goal in self._goals.items() if _is_served(d, goal)]:
-            del self._goals[delivery]
-            outgoing = delivery.outgoing
-            self._connections[outgoing] -= 1
-            if self._connections[outgoing] == 0:
-                del self._connections[outgoing]
-                cleared.append(outgoing)
-        return cleared
-
     def _forget_settled(self, now: float) -> None:
         """What nobody works on any more is well; a hole that is filled and followed by another is another."""
         for topic in list(self._watched):
-            if not topic.settling and not topic.repairing:
+            if not topic.settling and not topic.repairing and not any(f.joining for f in topic.fanouts):
                 del self._watched[topic]
                 self._holes.pop(topic, None)
             elif not topic.has_hole:
@@ -107,9 +110,12 @@ class Doubts:
 
 
 def _unserved(topic: TopicState) -> Iterator[Delivery]:
+    """Of those who hold a copy: who waits, is being sent a snapshot, or has not been sent all there is."""
     yield from (delivery for delivery in topic.waiting if delivery.holds_copy)
     goal = _Goal(topic, topic.epoch, max(topic.seq, topic.behind_of))
-    yield from (d for d in topic.deliveries() if d.holds_copy and not _is_served(d, goal))
+    for fanout in topic.fanouts:
+        found = fanout.joining if fanout.sent_seq >= goal.seq else fanout.deliveries
+        yield from (d for d in found if d.holds_copy and not _is_served(d, goal))
 
 
 def _is_served(delivery: Delivery, goal: _Goal) -> bool:

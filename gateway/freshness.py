@@ -30,11 +30,11 @@ class Freshness:
         self.stale_since_ms: int | None = wall_ms
         self.was_fresh = False  # ever
         self.last_beat: float | None = None
+        self.losses = 0  # moments from which on something may have been missed
         self.patience_s = STALE_AFTER_PERIODS * canary_s
         self._heard_as_of_ms: int | None = None
         self._connected = True
         self._unverified_since: float | None = None
-        self._doubts = 0
 
     @property
     def stale(self) -> bool:
@@ -57,31 +57,35 @@ class Freshness:
 
     def doubt(self, now: float) -> None:
         """Something may have been missed: the positions have to be compared."""
-        self._doubts += 1
+        self.losses += 1
         if self._unverified_since is None:
             self._unverified_since = now
 
+    @property
+    def in_doubt(self) -> bool:
+        """Something may have been missed and has not been compared since."""
+        return self._unverified_since is not None
+
     def comparing(self) -> int | None:
         """A comparison begins; what it returns is for `verified`. None: it will prove nothing."""
-        return self._doubts if self._connected else None
+        return self.losses if self._connected else None
 
     def verified(self, comparison: int | None, now: float) -> Transition | None:
         """Every topic stands where the store says, or is known to be behind."""
-        if comparison == self._doubts:
+        if comparison == self.losses:
             self._unverified_since = None
         return self.check(now)
 
     def check(self, now: float) -> Transition | None:
         """Call it several times a canary period."""
-        verified = self._unverified_since is None
-        if verified:
+        if not self.in_doubt:
             self.as_of_ms = self._heard_as_of_ms
         overdue = self._is_overdue(self.last_beat, now)
         if self.stale_since_ms is None:
-            if overdue or (not verified and self._is_overdue(self._unverified_since, now)):
+            if overdue or (self.in_doubt and self._is_overdue(self._unverified_since, now)):
                 self.stale_since_ms = self.as_of_ms
                 return Transition.STALE
-        elif verified and not overdue:
+        elif not self.in_doubt and not overdue:
             self.stale_since_ms = None
             self.was_fresh = True
             return Transition.FRESH

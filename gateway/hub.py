@@ -77,6 +77,7 @@ class Hub:
             self,
             low_stock=settings.low_stock,
             patience_s=settings.patience_s,
+            losses=lambda: self.freshness.losses,
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._compare_now = asyncio.Event()
@@ -110,6 +111,10 @@ class Hub:
         if topic is not None:
             topic.leave(delivery)
             self._drop_if_unused(topic)
+
+    def topic(self, name: str) -> TopicState | None:
+        """Where this replica stands in a topic; None: nobody follows it here."""
+        return self._topics.get(name)
 
     # --- the bus
 
@@ -212,10 +217,15 @@ class Hub:
         while True:
             await asyncio.sleep(period)
             self._tell(self.freshness.check(self._clock()))
-            swept = self.doubts.sweep(loop.time(), doubt=not self.freshness.stale)
-            if not self.freshness.stale:
-                self._tell_some(Transition.FRESH, swept.cleared)
-            self._tell_some(Transition.STALE, swept.doubted)
+            self._watch_doubts(loop.time())
+
+    def _watch_doubts(self, now: float) -> None:
+        stale = self.freshness.stale
+        if stale or not self.freshness.in_doubt:
+            served = self.doubts.clear()
+            if not stale:  # else they hear it with everybody
+                self._tell_some(Transition.FRESH, served)
+        self._tell_some(Transition.STALE, self.doubts.sweep(now, doubt=not stale))
 
     async def _compare(self) -> None:
         """Compares this replica's positions with the store's: at once after a lost link, and always slowly.

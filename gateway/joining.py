@@ -8,7 +8,7 @@ the snapshot (gateway.fanout.Fanout).
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ import structlog
 
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
-from gateway.ports import Feed
+from gateway.ports import Feed, OpenedTopic
 from gateway.snapshots import EncodedSnapshot, SnapshotCache
 from gateway.topic_state import TopicState
 from protocol.errors import ErrorCode, ProtocolError
@@ -59,14 +59,17 @@ class Joiner:
         *,
         low_stock: int,
         patience_s: float,
+        losses: Callable[[], int],
     ) -> None:
-        """`patience_s`: how long somebody who asks for the first time waits for servers that fail."""
+        """`patience_s`: how long somebody who asks for the first time waits for servers that fail. `losses`
+        tells, by a number that rises, when messages may have been missed."""
         self._feed = feed
         self._cache = cache
         self._metrics = metrics
         self._tasks = tasks
         self._low_stock = low_stock
         self._patience_s = patience_s
+        self._losses = losses
         self._pages = asyncio.Semaphore(PAGE_READERS)
         self._opening = asyncio.Semaphore(OPENING)
 
@@ -100,15 +103,20 @@ class Joiner:
 
     def _refuse(self, topic: TopicState, delivery: Delivery, error: ProtocolError) -> None:
         topic.leave(delivery)
+        delivery.outgoing.forget(delivery)
         delivery.outgoing.refuse(delivery.subscription, error)
 
     async def _serve(self, topic: TopicState) -> None:
+        losses = self._losses()
         await self._feed.wait_subscribed(topic.name)
         if topic.epoch is None:
             async with self._turn():
                 if not topic.waiting:
                     return  # everybody has left meanwhile
-                await self._adopt(topic)
+                opened = await self._feed.ensure(topic.topic)
+            if self._losses() != losses:
+                return  # what came after `opened` may be lost, and no comparison would look for it
+            self._adopt(topic, opened)
         elif topic.doubtful:
             await self._reopen(topic)
             return
@@ -139,8 +147,7 @@ class Joiner:
         finally:
             self._opening.release()
 
-    async def _adopt(self, topic: TopicState) -> None:
-        opened = await self._feed.ensure(topic.topic)
+    def _adopt(self, topic: TopicState, opened: OpenedTopic) -> None:
         topic.large = opened.items > SnapshotCache.MAX_ITEMS
         for message in topic.adopt(opened.epoch, opened.seq):
             topic.receive(message)  # a hole shows in has_hole; the hub's comparison repairs it

@@ -1,7 +1,7 @@
 """Where this replica stands in one topic, and who follows it."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum, auto
 from itertools import count
 from typing import Final
@@ -71,6 +71,10 @@ class TopicState:
     @property
     def has_hole(self) -> bool:
         return self.epoch is not None and self.behind_of > self.seq
+
+    @property
+    def fanouts(self) -> Collection[Fanout]:
+        return self._fanouts.values()
 
     def deliveries(self) -> Iterator[Delivery]:
         for fanout in self._fanouts.values():

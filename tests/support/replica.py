@@ -65,6 +65,10 @@ class _Topic:
     items: dict[str, Item] = field(default_factory=dict)
     log: list[Changed] = field(default_factory=list)
 
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.seq)
+
 
 class FakeFeed:
     """Redis and Postgres as a replica sees them. `rows` are what a load finds; `change` is the relay.
@@ -79,6 +83,7 @@ class FakeFeed:
         self.subscribed: set[str] = set()
         self.deaf = False
         self.failure: ProtocolError | None = None
+        self.load_failure: ProtocolError | None = None  # of a topic that nobody has loaded
         self.gate = asyncio.Event()
         self.gate.set()
         self.page_items = 2000
@@ -123,6 +128,8 @@ class FakeFeed:
         name = str(topic)
         held = self.topics.get(name)
         if held is None:
+            if self.load_failure is not None:
+                raise self.load_failure
             self._epochs += 1
             held = _Topic(f"e{self._epochs}", items={i.key: i for i in self.rows.get(name, ())})
             self.topics[name] = held

@@ -3,7 +3,7 @@ way (tests.support.replica.Client checks them as it goes)."""
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -13,15 +13,23 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.freshness import Transition
 from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
+from gateway.outgoing import Outgoing
+from protocol.dialects.inventory_v1 import InventoryV1
+from protocol.envelope import Beat, NewGeneration, Position
+from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Copy, Item, tombstone
 from protocol.principal import View
 from protocol.public_view import PublicView
+from protocol.subscription import SubscriptionState
 from protocol.topics import parse_topic
 from tests.support.replica import Client, FakeFeed, product, stock
 from tests.support.waiting import eventually
 
+DIALECT = InventoryV1()
+SETTINGS = HubSettings(flush_s=0.001, canary_s=0.01, compare_s=60)
 TOPICS = ("location:L1", "product:A")
 PRODUCTS = ("A", "B", "C")
 
@@ -40,21 +48,70 @@ OPERATIONS: list[tuple[float, str, Draw]] = [
     (1, "gate", lambda r: (r.random() < 0.8,)),
     (1, "compare", lambda _: ()),
     (3, "wait", lambda r: (r.choice((0, 0, 1, 3)),)),
+    (2, "beat", lambda _: ()),
+    (0.7, "lose", lambda r: (r.random() < 0.5,)),
+    (1, "travel", lambda r: (r.randrange(3), r.choice(TOPICS), r.choice(list(View)))),
+    (0.5, "lie", lambda r: (r.randrange(3), r.choice(TOPICS), r.choice(list(View)))),
+    (0.2, "rewind", lambda r: (r.random() < 0.5,)),
+    (0.15, "outage", lambda r: (r.choice(TOPICS), r.random() < 0.5)),
 ]
+# The bus loses nothing without saying so; the sixth of the runs has no such luck, and no say in `fresh`.
+SILENT_LOSS = 1 / 6
+
+
+class Customer(Client):
+    """It also judges what it is told: each word once, and no `fresh` while a copy of its is not kept."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world.hub, world.metrics)
+        self.world = world
+        self.stale = True
+
+    def hear(self, transition: Transition) -> None:
+        stale = transition is Transition.STALE
+        assert self.stale is not stale, f"{transition} twice"
+        self.stale = stale
+        if stale or self.world.may_lose_silently:
+            return
+        for topic, delivery in self.deliveries.items():
+            if delivery.holds_copy:
+                assert delivery.subscription.state is SubscriptionState.LIVE, f"fresh without {topic}"
+                assert self.world.keeps(topic), f"fresh with a {topic} that is behind"
+
+    def receive(self, message: dict[str, Any]) -> None:
+        if message["type"] == "snapshot" and message["part"] == 1 and self.copies.get(message["topic"]):
+            held, new = self.position(message["topic"]).epoch, message["epoch"]
+            assert int(held[1:]) <= int(new[1:]), f"from epoch {held} back to {new}"
+        super().receive(message)
 
 
 class World:
-    def __init__(self, page_items: int) -> None:
+    def __init__(self, page_items: int, *, may_lose_silently: bool) -> None:
         self.feed = FakeFeed()
         self.feed.log_entries = 4
         self.feed.page_items = page_items
+        self.may_lose_silently = may_lose_silently
         self.metrics = GatewayMetrics()
-        self.hub = Hub(
-            self.feed, self.metrics, HubSettings(flush_s=0.001, compare_s=60), told=lambda *_: None
-        )
+        self.hub = Hub(self.feed, self.metrics, SETTINGS, told=self.tell)
         self.feed.hub = self.hub
-        self.clients = [Client(self.hub, self.metrics) for _ in range(3)]
+        self.clients = [Customer(self) for _ in range(3)]
         self.version = 0
+        self.beats = 0
+        self.generation = "g1"
+        self.rewound = False  # and nobody could know
+
+    def tell(self, transition: Transition, some: Collection[Outgoing] | None) -> None:
+        for client in self.clients:
+            told = client.outgoing not in self.hub.doubts if some is None else client.outgoing in some
+            if told:
+                client.hear(transition)
+
+    def keeps(self, name: str) -> bool:
+        """Whether the replica stands where the store does. The bus is there, and as quick as a call."""
+        held, stored = self.hub.topic(name), self.feed.topics.get(name)
+        if self.rewound:
+            return True
+        return held is not None and stored is not None and (held.epoch, held.seq) == stored.position
 
     def next_version(self) -> int:
         self.version += 1
@@ -109,9 +166,82 @@ class World:
         self.feed.void(topic)
 
     async def do_deaf(self, deaf: bool) -> None:
-        self.feed.deaf = deaf
-        if not deaf:
-            self.hub.restored()
+        if self.may_lose_silently:
+            self.feed.deaf = deaf
+
+    async def do_lose(self, back: bool) -> None:
+        """The link is lost; or it is back."""
+        if not back and not self.feed.deaf:
+            self.feed.deaf = True
+            self.hub.lost()
+        elif back:
+            self.restore()
+
+    def restore(self) -> None:
+        self.feed.deaf = False
+        self.hub.restored()
+
+    async def do_beat(self) -> None:
+        if not self.feed.deaf:
+            self.beats += 1
+            self.rewound = False
+            self.hub.message(Beat(self.generation, self.beats, self.beats))
+
+    async def do_travel(self, client: int, topic: str, view: View) -> None:
+        """It was served by another replica meanwhile, up to what the store holds now."""
+        one, stored = self.clients[client], self.feed.topics.get(topic)
+        one.leave(topic)
+        if stored is None:
+            return
+        one.held[topic] = view
+        one.receive(orjson.loads(self.snapshot(topic, stored.position, list(stored.items.values()), view)))
+        one.leave(topic)
+        one.subscribe(topic, view=view, resume=one.position(topic))
+
+    def snapshot(self, topic: str, position: Position, items: list[Item], view: View) -> bytes:
+        if view is View.PUBLIC:
+            public = PublicView(parse_topic(topic), 5)
+            public.load(items)
+            items = public.snapshot()
+        alive = [item for item in items if not item.deleted]
+        return DIALECT.snapshot_head(None) + DIALECT.snapshot_tail(topic, *position, 1, True, alive)
+
+    async def do_lie(self, client: int, topic: str, view: View) -> None:
+        stored = self.feed.topics.get(topic)
+        position = Position(stored.epoch if stored is not None else "e0", 10**9)
+        self.clients[client].subscribe(topic, view=view, resume=position)
+
+    async def do_rewind(self, heard: bool) -> None:
+        """A new generation; the next beat tells of it at the latest."""
+        self.generation += "1"
+        self.feed.topics.clear()
+        self.rewound = True
+        if heard and not self.feed.deaf:
+            self.rewound = False
+            self.hub.message(NewGeneration(self.generation))
+
+    async def do_outage(self, topic: str, loads: bool) -> None:
+        """Loads, or all reads, fail until everybody who holds a copy that is not kept has heard of it."""
+        failure = ProtocolError(ErrorCode.UNAVAILABLE, "no", retry_after_ms=5)
+        if loads:
+            self.feed.load_failure = failure
+        else:
+            self.feed.failure = failure
+        self.feed.void(topic)
+        try:
+            await eventually(self.nobody_is_deceived, timeout_s=2)
+        finally:
+            self.feed.failure = self.feed.load_failure = None
+
+    async def nobody_is_deceived(self) -> bool:
+        await self.do_beat()
+        waiting = [
+            client
+            for client in self.clients
+            for delivery in client.deliveries.values()
+            if delivery.holds_copy and delivery.subscription.state is SubscriptionState.WAITING
+        ]
+        return all(client.stale for client in waiting)
 
     async def do_gate(self, is_open: bool) -> None:
         if is_open:
@@ -120,21 +250,26 @@ class World:
             self.feed.gate.clear()
 
     async def do_compare(self) -> None:
-        self.hub.restored()
+        if not self.feed.deaf or self.may_lose_silently:
+            self.hub.restored()
 
     async def do_wait(self, ms: int) -> None:
         await asyncio.sleep(ms / 1000)
 
     async def heal(self) -> None:
         self.feed.gate.set()
-        self.feed.deaf = False
         for client in self.clients:
             client.drain()
-        self.hub.restored()
+        self.restore()
+        await eventually(self.everybody_is_fresh, timeout_s=5)
         for client in self.clients:
             for topic, delivery in list(client.deliveries.items()):
                 is_right = partial(self.is_right, client, topic, delivery.subscription.view)
                 await eventually(is_right, timeout_s=5)
+
+    async def everybody_is_fresh(self) -> bool:
+        await self.do_beat()
+        return not any(client.stale for client in self.clients)
 
     def is_right(self, client: Client, topic: str, view: View) -> bool:
         if not client.is_complete(topic):
@@ -164,7 +299,7 @@ def test_every_copy_converges_and_never_goes_back(seed: int) -> None:
 
 
 async def live(chance: random.Random) -> None:
-    world = World(chance.choice((50, 2000)))
+    world = World(chance.choice((50, 2000)), may_lose_silently=chance.random() < SILENT_LOSS)
     task = asyncio.create_task(world.hub.run())
     await asyncio.sleep(0)
     weights = [weight for weight, _, _ in OPERATIONS]
