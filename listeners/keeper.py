@@ -127,11 +127,12 @@ class Keeper:
         return self._reign.moved or self._clock() - self._saved_at > _SAVE_IDLE_S
 
     async def save(self) -> None:
-        """Save how far Redis has acknowledged, and let Redis remember the counter. Raises StaleTerm."""
+        """Save how far Redis has acknowledged, and let Redis remember the counter. Raises StaleTerm, ReignOver."""
         done, self._reign.moved = self._reign.done, False
         counter = await self._soon(save_position(self._connection, done, term=self._mandate.term))
         self._saved, self._saved_at = done, self._clock()
-        await self._store.remember_position(counter)
+        if await self._store.remember_position(counter) > counter:
+            raise ReignOver("the position has gone back: the database was restored while it was read")
 
     async def farewell(self) -> None:
         """Leave things so that the next relay can go on from here."""
