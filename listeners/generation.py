@@ -9,6 +9,7 @@ from listeners.postgres import brief_transaction
 __all__ = [
     "Identity",
     "adopt_database",
+    "count_on",
     "place_of",
     "read_identity",
     "read_place",
@@ -142,6 +143,18 @@ async def skip_to_now(connection: Any, *, counter: int = 0) -> tuple[str, int]:
     """
     snapshot, reached = await connection.fetchrow(_SKIP_TO_NOW, counter)
     return snapshot, reached
+
+
+async def count_on(connection: Any) -> int:
+    """Move the position's counter and return it.
+
+    Redis is told before a reign publishes anything: whoever puts back the files of a server that was shut
+    down before, puts back a smaller counter, even if the reign did not come to save its position.
+    """
+    counter: int = await connection.fetchval(
+        "UPDATE gateway.position SET counter = counter + 1 RETURNING counter"
+    )
+    return counter
 
 
 async def start_over(connection: Any, *, counter: int = 0) -> None:

@@ -4,6 +4,7 @@ from listeners.change_log import load_position, next_term
 from listeners.errors import Refused, Unavailable
 from listeners.generation import (
     adopt_database,
+    count_on,
     read_identity,
     read_place,
     read_system,
@@ -43,6 +44,7 @@ async def begin_reign(
     identity = await read_identity(keeping, await store.server_identity())
     if position.snapshot is None or last_generation not in (None, identity.generation):
         await skip_to_now(keeping)
+    await store.remember_position(await count_on(keeping))
     plan = await load_plan(reader)  # after the identity: should the sources change, the keeper sees it
     notify = await notify_allowed(reader)
     await store.begin(identity.generation, position.term)
