@@ -103,6 +103,11 @@ class TestOpen:
         connected.client.data_received(b"\x88\x02\x03\xe8")
         assert connected.wire.written[1:] == [client_frame(b"\x03\xe8", CLOSE)]
 
+    async def test_nothing_is_written_once_it_is_gone(self, connected: Connected) -> None:
+        connected.client.connection_lost(None)
+        connected.client.close()
+        assert connected.wire.written == [b"request"]
+
     async def test_many_topics_take_several_messages(self, connected: Connected) -> None:
         topics = [f"product:{number}" for number in range(2 * TOPICS_A_MESSAGE + 1)]
         connected.client.subscribe(topics)
