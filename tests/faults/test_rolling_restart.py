@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -9,10 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
+import orjson
 import pytest
 
+from load.frames import client_frame
 from protocol.principal import View
 from tests.faults.crowd import Crowd, Report, crowded
+from tests.faults.hostile import open_websocket
 from tests.faults.ledger import injected
 from tests.faults.rig import Replica
 from tests.faults.shop import Shop
@@ -212,3 +216,70 @@ async def database_work(url: str) -> Counter[str]:
     finally:
         await connection.close()
     return Counter(dict(row))
+
+
+@pytest.mark.timeout(240)
+async def test_the_clients_of_a_killed_replica_come_back_and_resume(fleet: list[Replica], shop: Shop) -> None:
+    """Nobody has told them: they spread themselves, by a jitter of half a second at first."""
+    async with crowded(
+        [replica.url for replica in fleet], interests(1000, seed=5), silence_s=2 * HEARTBEAT_S + 1
+    ) as crowd:
+        before = await all_well(crowd, shop, timeout_s=60)
+        victim = await active_relay(fleet)  # the worst of them
+        with injected("replica: SIGKILL under a crowd") as fault:
+            await victim.kill()
+            killed = time.monotonic()
+            await victim.start()
+            fault.ended()
+            after = await all_well(crowd, shop)
+            fault.recovered()
+        asked, resumed = answers(before, after)
+        delays = [at - killed for at in after["connections"][len(before["connections"]) :]]
+        fault.noticed(killed + min(delays))
+        print(
+            f"killed: {len(delays)} came back after {min(delays):.2f} to {max(delays):.2f} s, all well"
+            f" after {fault.recovery_s:.1f} s; {resumed} of {asked} resumed; {changed(before, after)}"
+        )
+        assert len(delays) > 200
+        assert resumed > 0.95 * asked
+
+
+async def active_relay(fleet: list[Replica]) -> Replica:
+    async def find() -> Replica | None:
+        for replica in fleet:
+            if await replica.metric("gateway_relay_active") == 1:
+                return replica
+        return None
+
+    found = await eventually(find)
+    assert found is not None
+    return found
+
+
+async def test_who_is_stuck_does_not_hold_up_a_drain(
+    shop: Shop, database_url: str, redis_url: str, redis_prefix: str
+) -> None:
+    """One that does not read, one in the middle of its handshake, one that says nothing over HTTP."""
+    drain_s = 1.0
+    async with fleet_of(1, database_url, redis_url, redis_prefix=redis_prefix, drain_s=drain_s) as [replica]:
+        stuck = await asyncio.to_thread(open_websocket, replica.port, receive_buffer=4096)
+        half, idle = (socket.create_connection(("127.0.0.1", replica.port)) for _ in range(2))
+        half.sendall(b"GET /realtime HTTP/1.1\r\nUpgra")
+        idle.sendall(b"GET /client.js HTTP/1.1\r\nHost: x\r\n\r\n")
+        request = client_frame(orjson.dumps({"type": "subscribe", "topics": ["vendor:V1"], "view": "exact"}))
+        stuck.sendall(request * 100)
+
+        async def congested() -> bool:
+            return bool(await replica.metric("gateway_conflated_items_total"))
+
+        await eventually(congested, timeout_s=15)
+        with injected("replica: SIGTERM with a stuck client") as fault:
+            await replica.stop()
+            took_s = time.monotonic() - fault.began
+            fault.recovered()
+        for sock in (stuck, half, idle):
+            sock.close()
+        print(f"stuck: drained in {took_s:.1f} s, of which {drain_s:g} s were asked for")
+        assert replica.process is not None
+        assert replica.process.returncode == 0
+        assert took_s <= drain_s + EXIT_S
