@@ -168,6 +168,7 @@ async def _replica(
                 bus.run(realtime.hub),
                 realtime.run(),
                 lookout.run(standing.seen),
+                pool.watch(),
                 watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
                 watch_round_trip(feed.probe_store, metrics.redis_round_trip),
             ]

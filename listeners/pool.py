@@ -1,51 +1,77 @@
+import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
+import structlog
 
 from listeners.errors import ListenersError
-from listeners.postgres import APPLICATION_NAME, TRANSIENT_ERRORS, Connection, classified, probe
+from listeners.postgres import (
+    APPLICATION_NAME,
+    TRANSIENT_ERRORS,
+    Connection,
+    classified,
+    connected,
+    probe,
+)
 
 __all__ = ["ProbingPool", "create_pool"]
 
 _FRESH_S: Final = 1.0
+_WATCHER: Final = "pool watch"
+# A pooler in between tells us a pid that is none, or somebody else's: then this finds nothing.
+_WAITING: Final = """
+    SELECT pid, state_change::text AS since FROM pg_catalog.pg_stat_activity
+    WHERE pid = ANY ($1::int[]) AND application_name = $2 AND state LIKE 'idle%'
+"""
+log = structlog.get_logger(__name__)
 
 
 class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     """A pool that hands out no connection that has died in silence.
 
     One that has lain idle for `fresh_s` is asked first. If it does not answer in `probe_timeout_s`, then all
-    that lie idle are dropped, since they took the same way, and the caller gets a new one.
+    that lie idle are dropped, since they took the same way, and the caller gets a new one. `watch` finds
+    those that die while an answer is awaited, which may rightly take as long as a command may.
     """
 
     def __init__(
         self,
-        *args: Any,
+        dsn: str,
+        *,
+        purpose: str,
         probe_timeout_s: float,
         fresh_s: float = _FRESH_S,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        name = f"{APPLICATION_NAME} {purpose}"
+        super().__init__(dsn, server_settings={"application_name": name}, **kwargs)
+        self._dsn = dsn
+        self._name = name
         self._probe_timeout_s = probe_timeout_s
         self._fresh_s = fresh_s
         self._clock = clock
         self._idle: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
+        self._lent: dict[Connection, float] = {}  # since when
+        self._suspects: dict[Connection, str] = {}  # since when their backends wait for us
 
     @asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Any]:
         """A connection for the block. One that did not answer inside is not used again."""
         connection = await self._take(timeout)
         itself = connection.itself()
+        self._lent[itself] = self._clock()
         try:
             yield connection
         except (OSError, TimeoutError, asyncpg.InterfaceError):
             itself.terminate()
             raise
         finally:
+            del self._lent[itself]
             await self._give_back(connection, itself)
 
     async def _take(self, timeout: float | None) -> Any:
@@ -65,6 +91,40 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             return connection
         self._drop_idle()
         return await super().acquire(timeout=timeout)
+
+    async def watch(self) -> None:
+        """Ends what waits for an answer that will not come, and only that; until cancelled."""
+        while True:
+            await asyncio.sleep(self._probe_timeout_s / 2)
+            began = self._clock()
+            slow = [c for c, since in self._lent.items() if began - since >= self._probe_timeout_s]
+            if slow:
+                await self._look(slow)
+            else:
+                self._suspects.clear()
+
+    async def _look(self, slow: Sequence[Connection]) -> None:
+        """Over a new link: what is slow takes its time, unless its backend waits as we do, twice in a row."""
+        timeout_s = self._probe_timeout_s
+        pids = {connection.get_server_pid(): connection for connection in slow}
+        try:
+            async with connected(self._dsn, purpose=_WATCHER, timeout_s=timeout_s) as watcher:
+                with classified():
+                    rows = await watcher.fetch(_WAITING, list(pids), self._name, timeout=timeout_s)
+        except ListenersError as error:
+            if isinstance(error.__cause__, TimeoutError):  # else it answers, if only to refuse one more
+                self._end(slow, str(error))
+            return
+        waiting = {pids[row["pid"]]: row["since"] for row in rows}
+        dead = [c for c, since in waiting.items() if self._suspects.get(c) == since and c in self._lent]
+        self._end(dead, "the link is half-open: its backend waits for us, and we for it")
+        self._suspects = waiting
+
+    def _end(self, dead: Sequence[Connection], reason: str) -> None:
+        for connection in dead:
+            if connection in self._lent:
+                log.warning("connection of the pool given up", reason=reason)
+                connection.terminate()
 
     def _drop_idle(self) -> None:
         for connection in list(self._idle):
@@ -99,6 +159,7 @@ async def create_pool(
     """
     pool = ProbingPool(
         dsn,
+        purpose=purpose,
         connection_class=Connection,
         record_class=asyncpg.Record,
         min_size=min_size,
@@ -110,7 +171,6 @@ async def create_pool(
         timeout=timeout_s,
         command_timeout=command_timeout_s,
         statement_cache_size=0,
-        server_settings={"application_name": f"{APPLICATION_NAME} {purpose}"},
     )
     with classified(dsn):
         await pool

@@ -93,6 +93,8 @@ async def _verify(settings: Settings, store: TopicStore, relay: Relay, metrics: 
     try:
         verifier = make_verifier(settings, store, PlacedPool(pool, store), relay)
         metrics.watch(lambda: verifier_readings(verifier.statistics()))
-        await verifier.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pool.watch())
+            group.create_task(verifier.run())
     finally:
         pool.terminate()

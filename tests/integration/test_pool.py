@@ -2,16 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
 
-from listeners.pool import create_pool
+from listeners.pool import ProbingPool, create_pool
 from tests.support.proxy import proxied
 from tests.support.waiting import eventually
 
-PATIENCE_S = 0.3
+PATIENCE_S = 0.4
 
 
 async def warm(pool: asyncpg.Pool, connections: int) -> None:
@@ -129,3 +131,58 @@ class TestConnectionsInUse:
             await pool.fetchval("SELECT 1 / 0")
         assert await pool.fetchval("SELECT pg_backend_pid()") == first
         pool.terminate()
+
+
+class TestWatching:
+    """What takes longer than a probe is looked after over another link."""
+
+    async def test_ends_a_statement_whose_answer_is_lost(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url), watched(url) as pool:
+            asking = asyncio.create_task(pool.fetchval(f"SELECT pg_sleep({PATIENCE_S})"))
+            await eventually(lambda: pool.get_idle_size() == 0 and pool.get_size() == 1)
+            await asyncio.sleep(PATIENCE_S / 2)
+            proxy.black_hole()
+            began = time.monotonic()
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                await asking
+            assert time.monotonic() - began < 5 * PATIENCE_S
+            assert await pool.fetchval("SELECT 7") == 7
+
+    async def test_waits_for_a_statement_that_takes_long(self, database_url: str) -> None:
+        async with watched(database_url) as pool:
+            assert await pool.fetchval(f"SELECT 7 FROM pg_sleep({6 * PATIENCE_S})") == 7
+
+    async def test_waits_for_one_that_is_used_now_and_then(self, database_url: str) -> None:
+        async with watched(database_url) as pool, pool.acquire() as connection:
+            for _ in range(12):
+                await connection.execute("SELECT 7")
+                await asyncio.sleep(PATIENCE_S / 2)
+            assert not connection.is_closed()
+
+    async def test_ends_everything_on_a_server_that_froze(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url), watched(url) as pool:
+            asking = [asyncio.create_task(pool.fetchval("SELECT pg_sleep(60)")) for _ in range(8)]
+            await eventually(lambda: pool.get_size() == 8 and pool.get_idle_size() == 0)
+            proxy.freeze()
+            began = time.monotonic()
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+            assert time.monotonic() - began < 5 * PATIENCE_S
+            assert all(isinstance(answer, asyncpg.ConnectionDoesNotExistError) for answer in answers)
+
+    async def test_ends_nothing_where_it_is_refused_itself(self, database_url: str) -> None:
+        async with proxied(database_url) as (proxy, url), watched(url) as pool:
+            asking = asyncio.create_task(pool.fetchval(f"SELECT 7 FROM pg_sleep({4 * PATIENCE_S})"))
+            await eventually(lambda: pool.get_size() == 1 and pool.get_idle_size() == 0)
+            proxy.retarget("127.0.0.1", 1)
+            assert await asking == 7
+
+
+@asynccontextmanager
+async def watched(url: str) -> AsyncIterator[ProbingPool]:
+    pool = await create_pool(url, timeout_s=PATIENCE_S)
+    watching = asyncio.create_task(pool.watch())
+    yield pool
+    assert not watching.done()
+    watching.cancel()
+    await asyncio.wait([watching])
+    pool.terminate()
