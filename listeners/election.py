@@ -97,7 +97,7 @@ class Election:
         *,
         key: int = LOCK_RELAY,
         retry_s: float = 0.3,
-        ping_s: float = 1.0,
+        ping_s: float = 0.5,
         timeout_s: float = 2.0,
         random: Callable[[], float] = _random.random,
     ) -> None:
