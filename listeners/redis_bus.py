@@ -224,7 +224,10 @@ class RedisBus:
             raise _loss(error) from error
 
     async def _watch_places(self, client: ClusterClient, readers: Sequence[_Reader]) -> None:
-        """A primary that became a replica keeps its subscribers, and hears of messages at second hand."""
+        """A replica takes subscribers as well, and hands messages on at second hand: they may be lost before.
+
+        So the links may be right for their servers and wrong for us, if an outdated node was asked for them.
+        """
         links = {(reader.node, reader.buckets) for reader in readers}
         while True:
             await asyncio.sleep(self._probe_timeout_s)

@@ -14,7 +14,8 @@ import pytest
 from listeners.errors import EpochChanged, Unavailable
 from listeners.keys import Keys, bucket_of
 from listeners.redis_bus import RedisBus
-from listeners.redis_client import connect_redis
+from listeners.redis_client import connect_redis, served_buckets
+from listeners.redis_cluster import Address, ClusterClient
 from listeners.topic_store import TopicStore
 from protocol.envelope import Envelope
 from tests.faults.ledger import injected
@@ -24,8 +25,9 @@ from tests.support.store import GENERATION, TERM, item, load
 from tests.support.waiting import eventually
 
 # What the followers look at lies in these slots, among others.
-SLOT = bucket_slot(bucket_of("product:PULSE"))
-OTHER_SLOT = bucket_slot(bucket_of("location:L1"))
+BUCKET: Final = bucket_of("product:PULSE")
+SLOT: Final = bucket_slot(BUCKET)
+OTHER_SLOT: Final = bucket_slot(bucket_of("location:L1"))
 ROOT: Final = Path(__file__).parents[2]
 # Of the acceptance suite, what takes the servers that it is told of and looks at what comes out of Redis.
 ACCEPTANCE: Final = ROOT / "tests" / "acceptance" / "test_convergence.py"
@@ -87,6 +89,21 @@ async def test_a_primary_is_killed_and_comes_back() -> None:
                 await cluster.wait_settled()
                 fault.ended()
                 await rig.recovered(fault)
+
+
+async def test_a_failover_takes_back_what_was_acknowledged() -> None:
+    """Every copy is ahead of the new primary then, under seqs that are going to be given out again."""
+    async with clustered() as (rig, cluster):
+        lost = await cluster.primary_of(SLOT)
+        await cluster.stop_replicating(await cluster.a_replica_of(lost))
+        written = rig.shop.written
+        await eventually(lambda: rig.shop.written > written + 50, timeout_s=10)
+        with injected("cluster: failover loses acknowledged writes") as fault:
+            await cluster.kill(lost)
+            await cluster.wait_failed_over(lost)
+            fault.ended()
+            rig.follow(rig.replicas)  # one that has nothing but what the store says
+            await rig.recovered(fault)
 
 
 async def test_a_primary_freezes() -> None:
@@ -223,6 +240,25 @@ async def test_links_follow_whoever_becomes_the_primary(cluster: Cluster) -> Non
         await cluster.fail_over(await cluster.a_replica_of(old))
         await eventually(lambda: heard.restorations == 2, timeout_s=10)
         await expect_no_listeners([old])
+
+
+async def test_links_that_lead_to_a_replica_are_given_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was away may have told of yesterday's primaries; replicas take subscribers all the same."""
+    replica = await cluster.a_replica_of(await cluster.primary_of(SLOT))
+    told = iter([Address("127.0.0.1", replica.server.port)])
+
+    async def outdated(client: ClusterClient) -> dict[Address, frozenset[int]]:
+        served = await served_buckets(client)
+        right = next(node for node, buckets in served.items() if BUCKET in buckets)
+        return {next(told, node) if node == right else node: buckets for node, buckets in served.items()}
+
+    monkeypatch.setattr("listeners.redis_client.served_buckets", outdated)
+    async with listening(cluster) as heard:
+        assert await replica.run("PUBSUB", "SHARDCHANNELS")
+        await eventually(lambda: heard.restorations == 2, timeout_s=10)
+        await expect_no_listeners([replica])
 
 
 async def test_only_a_failover_or_a_restart_makes_another_server_of_it(cluster: Cluster) -> None:

@@ -160,6 +160,17 @@ class Cluster:
         await node.server.restart()
         self._away.discard(node)
 
+    async def stop_replicating(self, replica: Node) -> None:
+        """It keeps what it has and gets nothing more, without knowing: its primary now refuses it."""
+        primary = self._node((await replica.sees())[replica.id].primary)
+        await replica.run("CONFIG", "SET", "primaryauth", "a password that nobody asked for")
+        await primary.run("CLIENT", "KILL", "TYPE", "replica")
+
+        async def is_cut_off() -> bool:
+            return bool((await replica.run("INFO", "replication"))["master_link_status"] == "down")
+
+        await eventually(is_cut_off, timeout_s=SETTLED_S)
+
     async def wait_failed_over(self, lost: Node) -> None:
         """Until all that live agree that others serve the slots of this one, and serve them."""
 
