@@ -303,6 +303,28 @@ class TestANewGeneration:
         async with running(make(database_url, topics)) as relay:
             assert relay.statistics().generation == second, "it is recognised once"
 
+    async def test_begins_when_files_were_put_back_though_no_position_was_saved_since(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        never = replace(QUICK, save_ms=600_000)
+        async with running(make(database_url, topics)):
+            pass
+        copied = await shop.fetchrow("SELECT snapshot, counter, term FROM gateway.position")
+        async with running(make(database_url, topics, never)) as relay:
+            first = relay.statistics().generation
+        await shop.execute("UPDATE gateway.position SET snapshot = $1, counter = $2, term = $3", *copied)
+        async with running(make(database_url, topics)) as relay:
+            assert relay.statistics().generation != first
+
+    async def test_begins_when_the_position_goes_back_during_a_reign(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        async with running(make(database_url, topics)) as relay:
+            first = relay.statistics().generation
+            await shop.execute("UPDATE gateway.position SET counter = 0")
+            await sell(shop)
+            await eventually(lambda: relay.statistics().generation != first, timeout_s=10)
+
     @pytest.mark.parametrize("crash", [True, False], ids=["crash", "restart"])
     async def test_begins_after_a_crash_of_postgres_and_not_after_a_restart(
         self, private_postgres: PostgresServer, topics: Topics, crash: bool
