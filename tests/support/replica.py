@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -11,7 +11,7 @@ from gateway.hub import Hub
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery, Outgoing
 from protocol.dialects.inventory_v1 import InventoryV1
-from protocol.envelope import Changed, Position, Ready, Voided
+from protocol.envelope import Changed, Envelope, Position, Ready, Voided
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item, build_item
 from protocol.principal import View
@@ -19,7 +19,7 @@ from protocol.subscription import Signal, Subscription
 from protocol.topics import Topic
 from tests.support.checker import CheckedCopies
 
-__all__ = ["Client", "FakeFeed", "product", "stock"]
+__all__ = ["Client", "FakeFeed", "Opened", "product", "stock"]
 
 DIALECT = InventoryV1()
 
@@ -44,6 +44,12 @@ def stock(product_id: str, version: int, *, on_hand: int = 5, location_id: str =
 def product(product_id: str, version: int, *, status: str = "published") -> Item:
     row = {"product_id": product_id, "vendor_id": "V", "price_minor": 100, "status": status}
     return build_item("product", row, version)
+
+
+class Hearer(Protocol):
+    """A hub, as far as the bus is concerned."""
+
+    def message(self, envelope: Envelope) -> None: ...
 
 
 class Opened(NamedTuple):
@@ -77,7 +83,7 @@ class FakeFeed:
     """
 
     def __init__(self) -> None:
-        self.hub: Hub | None = None
+        self.hub: Hearer | None = None
         self.rows: dict[str, list[Item]] = {}
         self.topics: dict[str, _Topic] = {}
         self.subscribed: set[str] = set()
@@ -112,6 +118,11 @@ class FakeFeed:
         if self.hub is not None and not self.deaf:
             self.hub.message(Voided(name))
 
+    def loaded(self, name: str) -> _Topic:
+        """A new epoch of the topic, from what the tables say."""
+        self._epochs += 1
+        return _Topic(f"e{self._epochs}", items={i.key: i for i in self.rows.get(name, ())})
+
     # --- gateway.ports.Feed
 
     def subscribe_nowait(self, topic: str) -> None:
@@ -130,12 +141,12 @@ class FakeFeed:
         if held is None:
             if self.load_failure is not None:
                 raise self.load_failure
-            self._epochs += 1
-            held = _Topic(f"e{self._epochs}", items={i.key: i for i in self.rows.get(name, ())})
-            self.topics[name] = held
+            held = self.topics[name] = self.loaded(name)
             if self.hub is not None:
                 self.hub.message(Ready(name, held.epoch, held.seq))
-        return Opened(held.epoch, held.seq, len(held.items))
+        opened = Opened(held.epoch, held.seq, len(held.items))
+        await self._answer()
+        return opened
 
     async def read(self, topic: str) -> Stored | None:
         self.reads += 1

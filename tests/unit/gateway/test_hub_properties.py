@@ -3,7 +3,8 @@ way (tests.support.replica.Client checks them as it goes)."""
 
 import asyncio
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Outgoing
 from protocol.dialects.inventory_v1 import InventoryV1
-from protocol.envelope import Beat, NewGeneration, Position
+from protocol.envelope import Beat, Envelope, NewGeneration, Position
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Copy, Item, tombstone
 from protocol.principal import View
@@ -50,7 +51,8 @@ OPERATIONS: list[tuple[float, str, Draw]] = [
     (3, "wait", lambda r: (r.choice((0, 0, 1, 3)),)),
     (2, "beat", lambda _: ()),
     (0.7, "lose", lambda r: (r.random() < 0.5,)),
-    (1, "travel", lambda r: (r.randrange(3), r.choice(TOPICS), r.choice(list(View)))),
+    (1, "travel", lambda r: (r.randrange(3), r.choice(TOPICS), r.choice(list(View)), r.randrange(7))),
+    (0.3, "straddle", lambda r: (r.choice(TOPICS), r.randint(0, 3))),
     (0.5, "lie", lambda r: (r.randrange(3), r.choice(TOPICS), r.choice(list(View)))),
     (0.2, "rewind", lambda r: (r.random() < 0.5,)),
     (0.15, "outage", lambda r: (r.choice(TOPICS), r.random() < 0.5)),
@@ -85,6 +87,16 @@ class Customer(Client):
         super().receive(message)
 
 
+class Late:
+    """In the hub's place."""
+
+    def __init__(self) -> None:
+        self.messages: list[Envelope] = []
+
+    def message(self, envelope: Envelope) -> None:
+        self.messages.append(envelope)
+
+
 class World:
     def __init__(self, page_items: int, *, may_lose_silently: bool) -> None:
         self.feed = FakeFeed()
@@ -99,6 +111,7 @@ class World:
         self.beats = 0
         self.generation = "g1"
         self.rewound = False  # and nobody could know
+        self.behind = False  # the bus is slow
 
     def tell(self, transition: Transition, some: Collection[Outgoing] | None) -> None:
         for client in self.clients:
@@ -109,7 +122,7 @@ class World:
     def keeps(self, name: str) -> bool:
         """Whether the replica stands where the store does. The bus is there, and as quick as a call."""
         held, stored = self.hub.topic(name), self.feed.topics.get(name)
-        if self.rewound:
+        if self.rewound or self.behind:
             return True
         return held is not None and stored is not None and (held.epoch, held.seq) == stored.position
 
@@ -187,16 +200,55 @@ class World:
             self.rewound = False
             self.hub.message(Beat(self.generation, self.beats, self.beats))
 
-    async def do_travel(self, client: int, topic: str, view: View) -> None:
-        """It was served by another replica meanwhile, up to what the store holds now."""
-        one, stored = self.clients[client], self.feed.topics.get(topic)
+    async def do_travel(self, client: int, topic: str, view: View, ahead: int) -> None:
+        """It was served by another replica meanwhile, up to what the store holds now; our bus lags behind by
+        so many messages, or by an epoch."""
+        one = self.clients[client]
         one.leave(topic)
-        if stored is None:
+        with self.lagging():
+            if ahead == 6 and topic in self.feed.topics:
+                self.feed.void(topic)
+                self.feed.topics[topic] = self.feed.loaded(topic)
+            else:
+                for number in range(ahead):
+                    await self.do_change(topic, "A", number)
+            stored = self.feed.topics.get(topic)
+            if stored is None:
+                return
+            one.held[topic] = view
+            items = list(stored.items.values())
+            one.receive(orjson.loads(self.snapshot(topic, stored.position, items, view)))
+            one.leave(topic)
+            one.held.pop(topic, None)
+            one.subscribe(topic, view=view, resume=one.position(topic))
+            await asyncio.sleep(0.001)
+
+    @contextmanager
+    def lagging(self) -> Iterator[None]:
+        """What the bus brings arrives after the block."""
+        hub, late = self.feed.hub, Late()
+        assert hub is not None
+        self.feed.hub, self.behind = late, True
+        try:
+            yield
+        finally:
+            self.feed.hub, self.behind = hub, False
+            for message in late.messages:
+                hub.message(message)
+
+    async def do_straddle(self, topic: str, changes: int) -> None:
+        """The link is lost, and back, while the topic is being opened."""
+        if self.feed.deaf:
             return
-        one.held[topic] = view
-        one.receive(orjson.loads(self.snapshot(topic, stored.position, list(stored.items.values()), view)))
-        one.leave(topic)
-        one.subscribe(topic, view=view, resume=one.position(topic))
+        self.feed.void(topic)
+        await asyncio.sleep(0.0005)
+        self.feed.gate.clear()
+        await self.do_lose(False)
+        for number in range(changes):
+            await self.do_change(topic, "A", number)
+        self.restore()
+        await asyncio.sleep(0.0005)
+        self.feed.gate.set()
 
     def snapshot(self, topic: str, position: Position, items: list[Item], view: View) -> bytes:
         if view is View.PUBLIC:
