@@ -386,7 +386,9 @@ class TestFreshness:
         replica.hub.restored()
         await eventually(lambda: not replica.hub.freshness.stale)
 
-    async def test_the_first_generation_heard_may_be_younger_than_what_was_read(self, replica: Replica) -> None:
+    async def test_the_first_generation_heard_may_be_younger_than_what_was_read(
+        self, replica: Replica
+    ) -> None:
         replica.rows(stock("A", 1))
         client = replica.client()
         await follow(replica, client)
