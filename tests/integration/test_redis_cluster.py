@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ClusterDownError
 
 from listeners.backoff import Backoff
 from listeners.embedded import embedded_valkey
 from listeners.errors import Refused, StaleTerm, Unavailable
 from listeners.keys import BUCKETS, Keys
 from listeners.redis_bus import RedisBus
-from listeners.redis_client import AnyRedis, check_server, connect_redis, make_links, translated
+from listeners.redis_client import (
+    AnyRedis,
+    check_server,
+    connect_redis,
+    make_links,
+    served_buckets,
+    translated,
+)
+from listeners.redis_cluster import Address, ClusterClient
 from listeners.topic_store import Applied, TopicStore
 from protocol.envelope import Beat, Changed, NewGeneration, Ready, Voided
 from tests.integration.test_bus import Heard, running
@@ -103,6 +112,28 @@ async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:
     async with connected(url) as client:
         links = await make_links(url, client, timeout_s=2.0)
     assert [link.buckets for link in links] == [frozenset(range(BUCKETS))]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_links_are_made_anew_when_buckets_have_moved_or_nobody_knows(
+    cluster_url: str, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    looks = 0
+
+    async def look(client: ClusterClient) -> dict[Address, frozenset[int]]:
+        nonlocal looks
+        looks += 1
+        if looks != 2:
+            return await served_buckets(client)
+        if moved:
+            return {Address("127.0.0.1", 1): frozenset(range(BUCKETS))}
+        raise ClusterDownError("nobody serves them")
+
+    monkeypatch.setattr("listeners.redis_bus.served_buckets", look)
+    bus = RedisBus(cluster_url, Keys(), cluster=True, probe_timeout_s=0.2, backoff=Backoff(0.01, 0.05))
+    heard = Heard()
+    async with running(bus, heard):
+        await eventually(lambda: heard.signals == ["restored", "lost", "restored"] and looks >= 3)
 
 
 async def test_one_of_the_named_nodes_is_enough(cluster_url: str) -> None:
