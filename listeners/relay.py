@@ -14,6 +14,7 @@ from listeners.errors import ListenersError, Refused
 from listeners.generation import start_over
 from listeners.keeper import Keeper, ReignOver
 from listeners.mandate import begin_reign
+from listeners.place_watch import watch_place
 from listeners.postgres import TRANSIENT_ERRORS, both_connected, classify
 from listeners.publisher import RedisChanged, TableTruncated
 from listeners.reign import Reign
@@ -124,6 +125,7 @@ class Relay:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(reign.run())
                     group.create_task(keeper.run())
+                    group.create_task(watch_place(self._dsn, mandate.identity.place, timeout_s=self._timeout_s))
             except asyncio.CancelledError:
                 if not tenure.lost and not await _said_farewell(keeper):
                     reader.terminate()
