@@ -8,7 +8,7 @@ from listeners.errors import Unavailable
 __all__ = ["Asking", "ReaderWatch"]
 
 _SAYS = """
-    SELECT state, state_change::text AS since
+    SELECT wait_event AS waits_for, state_change::text AS since
     FROM pg_catalog.pg_stat_get_activity($1) WHERE pid IS NOT NULL
 """
 
@@ -37,8 +37,9 @@ class ReaderWatch:
     """Finds a half-open link on which an answer is awaited that may rightly take minutes.
 
     No timeout can tell a slow answer from one that will never come; the server can: while we wait, the
-    backend is at work. If it has been idle for as long as we have waited, then the question or the answer
-    is lost. Seen once that may be chance: a question that is just arriving; twice in a row it is not.
+    backend is at work. If it waits for us as we wait for it, then the question or the answer is lost. Seen
+    once that may be chance: a question that is just arriving; twice in a row it is not. Its state does not
+    tell: it is `active`, too, in the middle of a question that came in parts.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ReaderWatch:
             return  # answered meanwhile
         if says is None:
             raise Unavailable("Postgres: the reader's session is gone, and its link says nothing")
-        if says["state"] is None or not says["state"].startswith("idle"):
+        if says["waits_for"] != "ClientRead":
             self._suspicion = None  # at work, or another role's session, of which we are told nothing
             return
         before, self._suspicion = self._suspicion, (asked, says["since"])

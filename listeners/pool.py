@@ -25,7 +25,7 @@ _WATCHER: Final = "pool watch"
 # A pooler in between tells us a pid that is none, or somebody else's: then this finds nothing.
 _WAITING: Final = """
     SELECT pid, state_change::text AS since FROM pg_catalog.pg_stat_activity
-    WHERE pid = ANY ($1::int[]) AND application_name = $2 AND state LIKE 'idle%'
+    WHERE pid = ANY ($1::int[]) AND application_name = $2 AND wait_event = 'ClientRead'
 """
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         while True:
             await asyncio.sleep(self._probe_timeout_s / 2)
             began = self._clock()
-            slow = [c for c, since in self._lent.items() if began - since >= self._probe_timeout_s]
+            slow = [c for c, since in self._lent.items() if began - since >= self._probe_timeout_s / 2]
             if slow:
                 await self._look(slow)
             else:
@@ -125,6 +125,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             if connection in self._lent:
                 log.warning("connection of the pool given up", reason=reason)
                 connection.terminate()
+                self._drop_idle()
 
     def _drop_idle(self) -> None:
         for connection in list(self._idle):
@@ -134,7 +135,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     async def _give_back(self, connection: Any, itself: Connection) -> None:
         """What can not be given back in time is closed."""
         try:
-            await self.release(connection, timeout=self._probe_timeout_s)
+            await self.release(connection, timeout=self._probe_timeout_s / 4)
         except TRANSIENT_ERRORS:
             itself.terminate()
         if not itself.is_closed():

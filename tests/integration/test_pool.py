@@ -33,7 +33,7 @@ class TestConnectionsThatDiedInSilence:
             proxy.black_hole()
             began = time.monotonic()
             assert await asyncio.gather(*(pool.fetchval("SELECT 7") for _ in range(8))) == [7] * 8
-            assert PATIENCE_S <= time.monotonic() - began < 2 * PATIENCE_S + 0.2
+            assert PATIENCE_S <= time.monotonic() - began < 4 * PATIENCE_S
             pool.terminate()
 
     async def test_are_replaced_one_after_the_other_as_well(self, database_url: str) -> None:
@@ -45,7 +45,7 @@ class TestConnectionsThatDiedInSilence:
             began = time.monotonic()
             for _ in range(8):
                 assert await pool.fetchval("SELECT 7") == 7
-            assert time.monotonic() - began < 2 * PATIENCE_S
+            assert time.monotonic() - began < 4 * PATIENCE_S
             pool.terminate()
 
     async def test_in_the_middle_of_a_statement_are_not_used_again(self, database_url: str) -> None:
@@ -57,7 +57,7 @@ class TestConnectionsThatDiedInSilence:
             with pytest.raises(TimeoutError):
                 await pool.fetchval("SELECT 7", timeout=PATIENCE_S)
             assert await pool.fetchval("SELECT 7") == 7
-            assert time.monotonic() - began < 2 * PATIENCE_S
+            assert time.monotonic() - began < 4 * PATIENCE_S
             pool.terminate()
 
     async def test_are_dropped_by_a_caller_who_leaves_meanwhile(self, database_url: str) -> None:
@@ -85,7 +85,7 @@ class TestConnectionsThatDiedInSilence:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await pool.fetchval("SELECT 7")
-            assert time.monotonic() - began < 0.05 + 2 * PATIENCE_S
+            assert time.monotonic() - began < 4 * PATIENCE_S
             assert await pool.fetchval("SELECT 7") == 7
             pool.terminate()
 
@@ -100,7 +100,7 @@ class TestAServerThatFroze:
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 await pool.fetchval("SELECT 7")
-            assert time.monotonic() - began < 2 * PATIENCE_S + 0.2  # a probe, and a try to connect
+            assert time.monotonic() - began < 4 * PATIENCE_S  # a probe, and a try to connect
             proxy.thaw()
             assert await pool.fetchval("SELECT 7") == 7
             pool.terminate()
@@ -145,7 +145,7 @@ class TestWatching:
             began = time.monotonic()
             with pytest.raises(asyncpg.ConnectionDoesNotExistError):
                 await asking
-            assert time.monotonic() - began < 5 * PATIENCE_S
+            assert time.monotonic() - began < 8 * PATIENCE_S
             assert await pool.fetchval("SELECT 7") == 7
 
     async def test_waits_for_a_statement_that_takes_long(self, database_url: str) -> None:
@@ -166,7 +166,7 @@ class TestWatching:
             proxy.freeze()
             began = time.monotonic()
             answers = await asyncio.gather(*asking, return_exceptions=True)
-            assert time.monotonic() - began < 5 * PATIENCE_S
+            assert time.monotonic() - began < 8 * PATIENCE_S
             assert all(isinstance(answer, asyncpg.ConnectionDoesNotExistError) for answer in answers)
 
     async def test_ends_nothing_where_it_is_refused_itself(self, database_url: str) -> None:

@@ -43,7 +43,7 @@ class TestIdleConnectionsThatDiedInSilence:
             await ping(client)
         for _ in range(WARM):
             assert await ping(client)
-        assert time.monotonic() - began < 2 * PATIENCE_S
+        assert time.monotonic() - began < 4 * PATIENCE_S
 
     async def test_stay_when_a_reply_was_an_error(self, link: tuple[TcpProxy, Redis]) -> None:
         proxy, client = link
