@@ -14,13 +14,18 @@ import asyncpg
 import pytest
 
 from listeners import generation
+from listeners.attached_rows import AttachedRows
 from listeners.election import Election
+from listeners.errors import Unavailable
 from listeners.keys import Keys
+from listeners.loader import TopicLoader
+from listeners.pool import create_pool
 from listeners.postgres import TRANSIENT_ERRORS, connect, connected
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay
 from listeners.retention import clear_leaf
 from listeners.topic_store import MustLoad, TopicStore
+from protocol.topics import parse_topic
 from tests.faults.ledger import Fault, injected
 from tests.support.proxy import TcpProxy, proxied
 from tests.support.waiting import eventually
@@ -244,3 +249,76 @@ async def _is_locked(shop: Any, leaf: str) -> bool:
     except asyncpg.LockNotAvailableError:
         return True
     return False
+
+
+class Loading:
+    def __init__(self, database_url: str, proxy: TcpProxy, loader: TopicLoader) -> None:
+        self.database_url = database_url
+        self.proxy = proxy
+        self._loader = loader
+
+    async def loads(self, topic: str) -> None:
+        await self._loader.ensure(parse_topic(topic))
+
+
+@pytest.fixture
+async def warm(database_url: str, redis_url: str, redis_prefix: str, shop: Any) -> AsyncIterator[Loading]:
+    """A loader whose pool is full of connections that lie idle, some of them for longer than a second."""
+    async with AsyncExitStack() as put:
+        proxy, url = await put.enter_async_context(proxied(database_url))
+        client = connect_redis(redis_url)
+        put.push_async_callback(client.aclose)
+        store = TopicStore(client, Keys(redis_prefix))
+        relay = Relay(dsn=database_url, store=store)
+        await put.enter_async_context(running(relay.run()))
+        pool = await create_pool(url, purpose="loader", timeout_s=2.0)
+        put.callback(pool.terminate)
+        await put.enter_async_context(running(pool.watch()))
+        await asyncio.gather(*(pool.execute("SELECT pg_sleep(0.1)") for _ in range(8)))
+        await asyncio.sleep(1.1)
+        await eventually(lambda: relay.statistics().beat > 0, timeout_s=10)
+        yield Loading(database_url, proxy, TopicLoader(store, AttachedRows(), pool))
+
+
+class TestALoad:
+    """Of a topic, through the pool that everybody shares."""
+
+    async def test_goes_on_when_idle_connections_died(self, warm: Loading) -> None:
+        with injected("loader's idle connections: black hole", promised_s=PROMISED_S) as fault:
+            warm.proxy.black_hole()
+            await warm.loads("product:A")
+            fault.noticed()
+            fault.recovered()
+
+    async def test_is_given_up_in_time_in_the_middle(self, warm: Loading) -> None:
+        """Its statement waits for a lock, and its link dies meanwhile; somebody asks for the topic again."""
+        with injected("loader's link: black hole in the middle of a load", promised_s=PROMISED_S) as fault:
+            async with connected(warm.database_url, purpose="shop") as holder, holder.transaction():
+                await holder.execute("LOCK TABLE inventory IN ACCESS EXCLUSIVE MODE")
+                loading = asyncio.create_task(warm.loads("product:A"))
+                await eventually(lambda: _somebody_waits(warm.database_url))
+                warm.proxy.black_hole()
+            with pytest.raises(Unavailable):
+                await loading
+            fault.noticed()
+            await warm.loads("product:A")
+            fault.recovered()
+
+    async def test_is_given_up_in_time_when_the_server_freezes(self, warm: Loading) -> None:
+        with injected("loader's link: freeze before a load") as fault:
+            warm.proxy.freeze()
+            with pytest.raises(Unavailable) as told:
+                await warm.loads("product:A")
+            assert told.value.retry_after_ms > 0
+            fault.noticed()
+            assert fault.detection_s is not None
+            assert fault.detection_s <= PROMISED_S
+            warm.proxy.thaw()
+            fault.ended()
+            await warm.loads("product:A")
+            fault.recovered()
+
+
+async def _somebody_waits(database_url: str) -> bool:
+    async with connected(database_url, purpose="shop") as shop:
+        return bool(await shop.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0)
