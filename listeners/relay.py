@@ -125,7 +125,9 @@ class Relay:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(reign.run())
                     group.create_task(keeper.run())
-                    group.create_task(watch_place(self._dsn, mandate.identity.place, timeout_s=self._timeout_s))
+                    group.create_task(
+                        watch_place(self._dsn, mandate.identity.place, timeout_s=self._timeout_s)
+                    )
             except asyncio.CancelledError:
                 if not tenure.lost and not await _said_farewell(keeper):
                     reader.terminate()
