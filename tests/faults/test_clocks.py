@@ -9,7 +9,7 @@ import pytest
 from listeners.retention import empty_old_leaves
 from tests.faults.clocks import LIBRARY, Clock
 from tests.faults.ledger import injected
-from tests.faults.rewinding import ask, generation, mark, next_generation, session
+from tests.faults.rewinding import ask, generation, mark, marked, next_generation, session
 from tests.faults.rig import Rig, stack
 from tests.support.servers import server_directory
 
@@ -99,3 +99,30 @@ async def test_a_relay_seen_long_ago_or_in_the_future_loses_nothing() -> None:
             await ask(rig.postgres, "UPDATE gateway.control SET relay_seen_at = now() + interval '2 days'")
             await mark(rig, 1002)
             await rig.recovered(fault)
+        before = await generation(rig)
+        with injected("clocks: a long transaction began when no relay had been seen for two days") as fault:
+            async with session(rig.postgres) as slow, slow.transaction():
+                changed = await change_past_the_log(rig, slow)
+                await next_generation(rig, before)
+                await rig.converged()
+                assert marked(rig, 1002)
+            fault.ended()
+            await rig.recovered(fault)
+            assert marked(rig, changed)
+
+
+async def change_past_the_log(rig: Rig, writer: Any) -> int:
+    """Returns the new mark; the triggers have not logged it, for they took it that nobody would read it."""
+    logged = -1
+    while True:  # unless the relay has just been seen again
+        await ask(rig.postgres, "UPDATE gateway.control SET relay_seen_at = now() - interval '2 days'")
+        value: int = await writer.fetchval(
+            "UPDATE products SET price_minor = price_minor + 1 WHERE product_id = 'PULSE'"
+            " RETURNING price_minor"
+        )
+        before, logged = (
+            logged,
+            await writer.fetchval("SELECT count(*) FROM gateway.change_log WHERE xid = pg_current_xact_id()"),
+        )
+        if logged in (before, 0):
+            return value

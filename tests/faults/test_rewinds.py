@@ -100,6 +100,22 @@ class TestAFailover:
                     rig.follow([replica], ["location:L3", "product:P7", "product:P8"])
                 await rig.recovered(fault)
 
+    async def test_is_followed_though_nothing_that_is_connected_was_cut(self) -> None:
+        """Only the name has moved. The old primary answers, and its canary could sing there for ever."""
+        async with AsyncExitStack() as servers, stack() as rig:
+            old, before = rig.postgres, await generation(rig)
+            new, link = await servers.enter_async_context(standby_of(old))
+            await caught_up(old, new)
+            with injected("postgres: failover that no connection notices") as fault:
+                link.freeze()
+                await ask(new, "SELECT pg_promote()")
+                lead_to(rig, new)
+                assert await send_away(old, "")
+                fault.ended()
+                await next_generation(rig, before)
+                rig.forget()
+                await rig.recovered(fault)
+
 
 class TestACrash:
     # Nothing is written to disk by a commit, nor by anybody else for 10 s.
