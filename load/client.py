@@ -98,6 +98,8 @@ class Client(asyncio.Protocol):
         if not end:
             return b""
         self._head = None
+        if self.opened.done():
+            return b""  # given up meanwhile
         if not head.startswith(b"HTTP/1.1 101"):
             self.opened.set_exception(ConnectionRefused(head.partition(b"\r\n")[0].decode("latin-1")))
             self.abort()

@@ -70,6 +70,11 @@ class TestTheHandshake:
             await connected.client.opened
         assert connected.wire.aborted
 
+    async def test_comes_too_late_for_who_has_given_up(self, connected: Connected) -> None:
+        connected.client.opened.cancel()
+        connected.client.data_received(HEAD + b"\x81\x02hi")
+        assert connected.got == []
+
     async def test_fails_when_the_server_hangs_up(self, connected: Connected) -> None:
         connected.client.connection_lost(None)
         with pytest.raises(ConnectionRefused, match="closed"):
