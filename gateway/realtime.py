@@ -169,7 +169,9 @@ class Realtime:
         log.info("draining", connections=len(clients), seconds=seconds)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        moments = sorted((self._random() * seconds * 0.9, index) for index in range(len(clients)))
+        # One client to each slice of the time: by chance alone some seconds would see a crowd.
+        slice_s = seconds * 0.9 / max(1, len(clients))
+        moments = [((index + self._random()) * slice_s, index) for index in range(len(clients))]
         for after_s, index in moments:
             outgoing = clients[index].outgoing
             outgoing.send("reconnect", outgoing.dialect.reconnect(round(after_s * 1000)))
