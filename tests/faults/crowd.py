@@ -30,6 +30,8 @@ __all__ = ["Crowd", "Report", "crowded"]
 _BACKOFF: Final = (0.5, 30.0)
 # At the start: connecting all at once would be a fault of its own.
 _ARRIVING_PER_S: Final = 500
+# So many product pages are left for others.
+_EXCHANGED_PER_S: Final = 20
 _LINE_BYTES: Final = 64 * 1024 * 1024
 _ANSWER_S: Final = 60.0
 
@@ -50,6 +52,7 @@ class Member(CheckedCopies):
         self._left: asyncio.Event = asyncio.Event()
         self._heard_at = 0.0
         self._number = 0  # of the connection that counts
+        self._client: Client | None = None
 
     @property
     def content(self) -> bool:
@@ -64,7 +67,7 @@ class Member(CheckedCopies):
             try:
                 self._left.clear()
                 self._number += 1
-                client = await connect(url, partial(self._heard, self._number))
+                client = self._client = await connect(url, partial(self._heard, self._number))
             except (ConnectionRefused, OSError, TimeoutError):
                 crowd.count["refused"] += 1
             else:
@@ -109,6 +112,19 @@ class Member(CheckedCopies):
             self._crowd.count["resumes asked"] += len(complete)
         client.send(message)
 
+    def exchange(self) -> None:
+        """Leaves a product's page for another one."""
+        products = [topic for topic in self.topics if topic.startswith("product:")]
+        if not self.content or not products or self._client is None:
+            return
+        old, new = products[0], self._crowd.chance.choice(self._crowd.products)
+        if new in self.held:  # also if it was left and that is not answered yet
+            return
+        self.topics = [*(topic for topic in self.topics if topic != old), new]
+        self.held[new] = View.EXACT
+        self._client.send({"type": "unsubscribe", "topics": [old]})
+        self._client.send({"type": "subscribe", "topics": [new], "view": "exact"})
+
     def _heard(self, number: int, payload: bytes, at: float) -> None:
         if number != self._number:
             return
@@ -125,8 +141,12 @@ class Member(CheckedCopies):
         if kind == "reconnect":
             loop = asyncio.get_running_loop()
             loop.call_later(message["after_ms"] / 1000, self._leave, self._number)
+            self._crowd.told_ms.append(message["after_ms"])
         elif kind in ("stale", "fresh"):
             self.stale = kind == "stale"
+        elif kind == "unsubscribed":
+            del self.held[message["topic"]]
+            self.left(message["topic"])
         elif kind == "error":
             raise AssertionError(message)
         self.receive(message)
@@ -148,8 +168,10 @@ class Members:
         self.silence_s = silence_s
         self.count: Counter[str] = Counter()
         self.connections: list[float] = []
+        self.told_ms: list[int] = []
         self.wrong: list[str] = []
         self.members = [Member(self, held) for held in topics]
+        self.products = sorted({t for held in topics for t in held if t.startswith("product:")})
 
     def elsewhere(self, url: str) -> str:
         return self.chance.choice([other for other in self.urls if other != url] or [url])
@@ -160,14 +182,19 @@ class Members:
             for member in self.members:
                 tasks.create_task(member.run())
                 await asyncio.sleep(1 / _ARRIVING_PER_S)
+            while True:
+                self.chance.choice(self.members).exchange()
+                await asyncio.sleep(1 / _EXCHANGED_PER_S)
 
     def answer(self, question: dict[str, Any]) -> Report:
         expected = question.get("expected")
         report: Report = {
             "count": dict(self.count),
             "connections": self.connections,
+            "told_ms": self.told_ms,
             "connected": sum(member.connected for member in self.members),
             "content": sum(member.content for member in self.members),
+            "held": sum(len(member.topics) for member in self.members),
             "checked": sum(member.checked for member in self.members),
             "wrong": self.wrong[:10],
         }

@@ -17,7 +17,7 @@ from load.frames import client_frame
 from protocol.principal import View
 from tests.faults.crowd import Crowd, Report, crowded
 from tests.faults.hostile import open_websocket
-from tests.faults.ledger import injected
+from tests.faults.ledger import injected, tally
 from tests.faults.rig import Replica
 from tests.faults.shop import Shop
 from tests.support.proxy import TcpProxy
@@ -139,6 +139,7 @@ async def all_well(crowd: Crowd, shop: Shop, *, timeout_s: float = 30) -> Report
             return bool(last["equal"] == crowd.size)
 
         await eventually(equal, timeout_s=timeout_s, interval_s=0.1)
+    tally("copies compared with the database", last["held"])
     return last
 
 
@@ -150,13 +151,10 @@ def answers(before: Report, after: Report) -> tuple[int, int]:
     return asked, resumed
 
 
-def by_second(moments: Sequence[float], began: float, seconds: float) -> list[int]:
-    bins = [0] * int(seconds)
-    for moment in moments:
-        second = int(moment - began)
-        if 0 <= second < len(bins):
-            bins[second] += 1
-    return bins
+def by_second(moments: Sequence[float]) -> list[int]:
+    """How many fall into each second."""
+    seconds = Counter(int(moment) for moment in moments)
+    return [seconds[second] for second in range(max(seconds, default=0) + 1)]
 
 
 @pytest.mark.timeout(300)
@@ -183,19 +181,23 @@ async def test_a_rolling_restart_costs_no_copy_and_no_snapshot(
                 after = await all_well(crowd, shop)
                 fault.recovered()
             asked, resumed = answers(before, after)
-            moments = after["connections"][len(before["connections"]) :]
-            bins = by_second(moments, fault.began, DRAIN_S)
+            told = by_second([ms / 1000 for ms in after["told_ms"][len(before["told_ms"]) :]])
+            back = by_second([at - fault.began for at in after["connections"][len(before["connections"]) :]])
             print(
-                f"{replica.name}: drained in {took_s:.1f} s, reconnects by second {bins},"
-                f" {resumed} of {asked} resumed, {changed(before, after)}"
+                f"{replica.name}: drained in {took_s:.1f} s, told by second {told}, came back {back},"
+                f" {resumed} of {asked} resumed; {changed(before, after)}"
             )
-            assert sum(bins) > 500
-            assert max(bins) <= 2 * sum(bins) / DRAIN_S
+            assert sum(told) > 500
+            assert max(told) <= 2 * sum(told) / DRAIN_S
+            if took_s <= DRAIN_S + 2:  # else the machine was too busy for anybody to keep a time
+                assert max(back) <= 2 * sum(back) / DRAIN_S
             assert resumed > 0.95 * asked
             before = after
         print(f"loads {loaded:g} + {loads.total - loaded:g}")
         print("Postgres:", await database_work(database_url) - work, f"writes {shop.written}")
         assert loads.total - loaded <= len(TOPICS)
+        assert before["count"]["unsubscribed"] > 100
+        tally("items checked", before["checked"])
     watching.cancel()
 
 
@@ -242,6 +244,7 @@ async def test_the_clients_of_a_killed_replica_come_back_and_resume(fleet: list[
         )
         assert len(delays) > 200
         assert resumed > 0.95 * asked
+        tally("items checked", after["checked"])
 
 
 async def active_relay(fleet: list[Replica]) -> Replica:
