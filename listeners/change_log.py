@@ -1,9 +1,10 @@
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from listeners.errors import StaleTerm
-from listeners.postgres import transaction
+from listeners.source_sql import ReadSql, quote_literal
 
 __all__ = [
     "PAGE_ROWS",
@@ -58,13 +59,13 @@ class ChangeLog:
     transaction runs stalls behind each long one. `sql` is made by listeners.source_sql.read_sql.
     """
 
-    def __init__(self, sql: str, *, limit: int = PAGE_ROWS) -> None:
+    def __init__(self, sql: ReadSql, *, limit: int = PAGE_ROWS) -> None:
         self.sql = sql
         self._limit = limit
 
     async def read(self, connection: Any, since: str, *, timeout_s: float | None = None) -> Batch:
         """What a statement begun now can see and the snapshot `since` could not."""
-        records = await connection.fetch(self.sql, since, self._limit + 1, timeout=timeout_s)
+        records = await connection.fetch(self.sql.read, since, self._limit + 1, timeout=timeout_s)
         return _batch(records, self._limit)
 
     async def pages(
@@ -72,12 +73,44 @@ class ChangeLog:
     ) -> AsyncGenerator[Batch, None]:
         """The same difference, however large, a page at a time; memory is bounded by the page.
 
-        All pages belong to one snapshot, and the position may move to it only after the last one.
+        All pages belong to one snapshot, and the position may move to it only after the last one. To look
+        things up in the same snapshot would keep a transaction open, and with it a lock on each of the shop's
+        tables, for as long as a large backlog takes: whoever alters or truncates one of them would wait, and
+        all the shop behind him. What is looked up later is newer, which does no harm: what made it newer is
+        in the log as well, and comes again.
         """
-        async with transaction(connection, isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(self.sql, since, None, timeout=timeout_s)
-            while records := await cursor.fetch(self._limit, timeout=timeout_s):
-                yield _batch(records, len(records))
+        if not _is_snapshot(since):
+            raise ValueError(f"{since!r} is no pg_snapshot")
+        # What an earlier reading that came to no end has left behind would stand in the way.
+        declare = f"CLOSE ALL; {self.sql.hold.format(since=quote_literal(since))}"
+        await connection.execute(declare, timeout=timeout_s)
+        [first] = await connection.fetch("FETCH 1 FROM gateway_log", timeout=timeout_s)
+        fetch = f"FETCH {int(self._limit)} FROM gateway_log"
+        records = await connection.fetch(fetch, timeout=timeout_s)
+        while True:
+            rows = [LogRow(*record[1:]) for record in records]
+            yield Batch(first["snapshot"], await self._looked_up(connection, rows, timeout_s), more=False)
+            records = await connection.fetch(fetch, timeout=timeout_s)
+            if not records:
+                break
+        await connection.execute("CLOSE gateway_log", timeout=timeout_s)
+
+    async def _looked_up(self, connection: Any, rows: list[LogRow], timeout_s: float | None) -> list[LogRow]:
+        asking = [row for row in rows if row.item and _asks(row)]
+        if not asking:
+            return rows
+        columns = zip(*((row.id, row.kind, row.op, row.item, row.gone and "") for row in asking), strict=True)
+        found = await connection.fetch(self.sql.look_up, *map(list, columns), timeout=timeout_s)
+        answers = {record["id"]: dict(record) for record in found}
+        return [row._replace(**answers[row.id]) if row.id in answers else row for row in rows]
+
+
+def _asks(row: LogRow) -> bool:
+    """Whether there is something to look up for it: where a product is, what a tombstone never needs."""
+    return row.kind == "product" or (row.kind == "stock" and row.op != "D")
+
+
+_is_snapshot: Final = re.compile(r"[0-9]+:[0-9]+:[0-9,]*").fullmatch
 
 
 def _batch(records: list[Any], limit: int) -> Batch:

@@ -2,7 +2,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from listeners.attach import attached
-from listeners.source_sql import at_key, read_sql, table_name, text_of
+from listeners.source_sql import ReadSql, at_key, read_sql, table_name, text_of
 from listeners.sources import Source
 
 __all__ = ["LogPlan", "load_plan", "stock_at_sql"]
@@ -11,7 +11,7 @@ __all__ = ["LogPlan", "load_plan", "stock_at_sql"]
 class LogPlan(NamedTuple):
     """How the log of the attached sources is read; it is made anew with every reign."""
 
-    read: str
+    read: ReadSql
     feeds: Mapping[str, Collection[str]]  # the kinds of topics each source feeds
     stock_at: Sequence[str]  # for a location ($1): the products with stock there, and their vendors
 

@@ -1,11 +1,12 @@
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from listeners.sources import FIELDS, NUMBERS, Column, Constant, Source
 from listeners.sql import queries
 from protocol.topics import TopicKind
 
 __all__ = [
+    "ReadSql",
     "active_lookup",
     "at_key",
     "feeding",
@@ -195,17 +196,31 @@ def union(selects: Sequence[str]) -> str:
     return "\nUNION ALL\n".join(selects)
 
 
-def read_sql(sources: Sequence[Source]) -> str:
-    """The relay's statement for these sources; its columns are those of listeners.change_log.LogRow.
+class ReadSql(NamedTuple):
+    """How the change log of some sources is read; see listeners.change_log.ChangeLog."""
 
-    $1 is a pg_snapshot as text, $2 the limit. `locations` is set for products (where stock of it is now),
-    `product` and `product_version` for stock that came into a topic, `location_active` for all stock.
+    read: str  # $1: a pg_snapshot as text, $2: the limit
+    hold: str  # for str.format: `since`, a pg_snapshot as a constant
+    look_up: str  # $1 to $5: id, kind, op, item and any text if the row has left topics, of each row
+
+
+def read_sql(sources: Sequence[Source]) -> ReadSql:
+    """The relay's statements for these sources; the columns are those of listeners.change_log.LogRow.
+
+    `locations` is set for products (where stock of it is now), `product` and `product_version` for stock that
+    came into a topic, `location_active` for all stock.
     """
-    return _LOG["read"].format(
-        kind=_kind(sources),
-        locations=_locations(sources),
-        product=_product(sources),
-        location_active=_location_active(sources),
+    names = {
+        "kind": _kind(sources),
+        "locations": _locations(sources),
+        "product": _product(sources),
+        "location_active": _location_active(sources),
+    }
+    kind = names["kind"].replace("{", "{{").replace("}", "}}")
+    return ReadSql(
+        _LOG["read"].format(**names),
+        _LOG["hold"].format(kind=kind, since="{since}"),
+        _LOG["look_up"].format(**names),
     )
 
 

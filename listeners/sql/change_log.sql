@@ -1,4 +1,4 @@
-The relay's one statement. Names in braces are filled in by listeners/source_sql.py from the attached sources.
+The relay's statements. Names in braces are filled in by listeners/source_sql.py from the attached sources.
 
 -- name: read
 -- What is visible now and was not in the snapshot $1: the first $2 rows by id (null: all), with the look-ups
@@ -31,6 +31,42 @@ LEFT JOIN (
     ORDER BY c.id
     LIMIT $2::bigint
 ) l ON true
+LEFT JOIN LATERAL (
+    {product}
+    LIMIT 1
+) p ON true
+
+-- name: hold
+-- The same rows without the look-ups, all of them, sorted; in front of them one row that has only the snapshot. They
+-- are put aside when the statement ends: no lock on the shop's tables, whose owner may want to alter them, and no
+-- snapshot is held while they are read. $1 has to be put in as a constant here.
+DECLARE gateway_log CURSOR WITH HOLD FOR
+SELECT
+    pg_current_snapshot()::text AS snapshot, NULL::bigint AS id, NULL::text AS source, NULL::text AS kind,
+    NULL::text AS op, NULL::bigint AS version, NULL::text AS item, NULL::text[] AS gone,
+    NULL::bigint AS recorded_at_ms
+UNION ALL
+SELECT
+    NULL, c.id, c.source, {kind}, c.op, c.version, c.item::text, c.gone,
+    floor(extract(epoch FROM c.recorded_at) * 1000)::bigint
+FROM gateway.change_log c
+WHERE c.xid >= pg_snapshot_xmax({since}::pg_snapshot)
+    OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip({since}::pg_snapshot)))
+ORDER BY id NULLS FIRST
+
+-- name: look_up
+-- What the rows that were put aside need from the shop's tables, as it is now: who is newer than the row is on the
+-- way as a row of its own.
+SELECT
+    l.id,
+    {locations} AS locations,
+    p.item::text AS product,
+    p.version AS product_version,
+    {location_active} AS location_active
+FROM (
+    SELECT r.id, r.kind, r.op, r.item::jsonb AS item, r.gone
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) r (id, kind, op, item, gone)
+) l
 LEFT JOIN LATERAL (
     {product}
     LIMIT 1

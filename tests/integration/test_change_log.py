@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import asyncpg
@@ -14,6 +14,7 @@ from listeners.errors import StaleTerm
 from listeners.log_plan import load_plan
 from listeners.mandate import prepare_reader
 from listeners.postgres import Connection, connected
+from listeners.source_sql import ReadSql
 
 SESSIONS = 4
 
@@ -218,7 +219,7 @@ class TestReading:
         assert [len(page.rows) async for page in few.pages(reader, since)] == [3, 2]
 
     async def test_a_statement_with_other_columns_is_a_mistake(self, reader: Connection) -> None:
-        other = ChangeLog("SELECT $1::text AS snapshot, $2::bigint AS id")
+        other = ChangeLog(ReadSql("SELECT $1::text AS snapshot, $2::bigint AS id", "", ""))
         with pytest.raises(TypeError, match="columns"):
             await other.read(reader, "1:1:")
 
@@ -235,6 +236,45 @@ class TestReading:
         assert stock.product is not None
         assert (product.kind, product.locations, product.product) == ("product", ["L1"], None)
 
+    async def test_look_ups_come_with_pages_too(self, pg: Any, reader: Connection, log: ChangeLog) -> None:
+        since = await snapshot_of(pg)
+        await pg.execute("INSERT INTO locations (location_id, vendor_id, name) VALUES ('L1', 'V', 'Shop')")
+        await pg.execute(statement("insert", "A", 1))
+        await pg.execute(
+            "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand) VALUES ('A', 'L1', 'V', 3)"
+        )
+        await pg.execute("DELETE FROM inventory")
+        location, product, stock, tombstone = (await log.read(reader, since)).rows
+        [page] = [page async for page in log.pages(reader, since)]
+        assert page.rows == [location, product, stock, tombstone._replace(location_active=None)]
+
+    async def test_pages_that_are_not_all_read_are_in_nobodys_way(
+        self, pg: Any, reader: Connection, log: ChangeLog
+    ) -> None:
+        since = await snapshot_of(pg)
+        for number in range(5):
+            await pg.execute(statement("insert", f"P{number}", 1))
+        few = ChangeLog(log.sql, limit=2)
+        async with aclosing(few.pages(reader, since)) as pages:
+            assert len((await anext(pages)).rows) == 2
+        assert [len(page.rows) async for page in few.pages(reader, since)] == [2, 2, 1]
+
+    async def test_a_large_backlog_locks_no_table_of_the_shop(
+        self, pg: Any, reader: Connection, log: ChangeLog
+    ) -> None:
+        """Whoever alters one would wait for its end, and everybody behind him."""
+        since = await snapshot_of(pg)
+        for number in range(5):
+            await pg.execute(statement("insert", f"P{number}", 1))
+        async with aclosing(ChangeLog(log.sql, limit=2).pages(reader, since)) as pages:
+            await anext(pages)
+            await pg.execute("SET lock_timeout = 100; TRUNCATE products, inventory; RESET lock_timeout")
+            assert len((await anext(pages)).rows) == 2
+
+    async def test_what_is_no_snapshot_is_refused(self, reader: Connection, log: ChangeLog) -> None:
+        with pytest.raises(ValueError, match="no pg_snapshot"):
+            await anext(log.pages(reader, "1:1:'; DROP"))
+
     @pytest.mark.parametrize("rows", [0, 50_000])
     async def test_a_read_does_not_scan_the_log(
         self, pg: Any, reader: Connection, log: ChangeLog, rows: int
@@ -244,7 +284,7 @@ class TestReading:
         )
         since = await snapshot_of(pg)
         await log.read(reader, since)
-        await reader.execute(f"PREPARE poll (text, bigint) AS {log.sql}")
+        await reader.execute(f"PREPARE poll (text, bigint) AS {log.sql.read}")
         records = await reader.fetch(f"EXPLAIN (ANALYZE, COSTS off, TIMING off) EXECUTE poll('{since}', 10)")
         plan = "\n".join(record[0] for record in records)
         assert "Seq Scan on change_log" not in plan

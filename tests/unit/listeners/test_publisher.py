@@ -9,12 +9,13 @@ from listeners.log_plan import LogPlan
 from listeners.parts import LogItem
 from listeners.publisher import Publisher, RedisChanged, TableTruncated
 from listeners.relay_state import Mandate, RelayStatistics
+from listeners.source_sql import ReadSql
 from listeners.topic_store import Applied, TopicStore
 from protocol.envelope import Beat
 from protocol.items import Item
 
 IDENTITY = Identity(system="7/5", timeline="1", alive="a", losses="1", sources="s", nonce="n", redis="r1")
-MANDATE = Mandate(IDENTITY, 3, "5:5:", LogPlan("SELECT", {}, []), notify=True)
+MANDATE = Mandate(IDENTITY, 3, "5:5:", LogPlan(ReadSql("SELECT", "", ""), {}, []), notify=True)
 
 
 class FakeStore(TopicStore):

@@ -111,7 +111,7 @@ class TestStatements:
         assert read_sql(default_sources()) == read_sql(default_sources())
 
     def test_leave_no_placeholder_behind(self) -> None:
-        generated = [read_sql(default_sources()), read_sql([])]
+        generated = [*read_sql(default_sources()), *read_sql([])]
         for source in default_sources():
             generated += create_functions(source)
         for statement in generated:
