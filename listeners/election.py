@@ -11,7 +11,7 @@ from listeners.postgres import LOCK_RELAY, TRANSIENT_ERRORS, classified, classif
 
 __all__ = ["Election", "LockLost", "Tenure"]
 
-_IDLE_SESSION_TIMEOUT: Final = "3s"
+_IDLE_SESSION_TIMEOUT: Final = "2500ms"  # five pings
 _RELEASE_S: Final = 1.0
 _PING: Final = "SELECT pg_backend_pid()"
 _UNLOCK: Final = "SELECT pg_advisory_unlock($1)"
