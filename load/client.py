@@ -62,7 +62,7 @@ class Client(asyncio.Protocol):
                 self.close(self.close_code or 1000)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
+        self._transport = None
         if not self.opened.done():
             self.opened.set_exception(ConnectionRefused("closed during the handshake"))
         if not self.closed.done():

@@ -110,6 +110,7 @@ class TestOpen:
 
     async def test_nothing_is_written_once_it_is_gone(self, connected: Connected) -> None:
         connected.client.connection_lost(None)
+        connected.client.send({"type": "ping"})
         connected.client.close()
         assert connected.wire.written == [b"request"]
 
