@@ -105,6 +105,19 @@ class TestAttach:
         [row] = await logged(table)
         assert row.item["sku"] == "T"
 
+    async def test_versions_go_on_above_those_that_the_rows_have(self, table: Any) -> None:
+        """Of a schema of ours that was dropped since, or of another database."""
+        await attach(table, things())
+        await table.execute(
+            "SET session_replication_role = replica;"
+            "UPDATE public.things SET gateway_version = 5000000;"
+            "RESET session_replication_role"
+        )
+        await attach(table, things())
+        await table.execute("UPDATE public.things SET title = 'T' WHERE id = 1")
+        [row] = await logged(table)
+        assert row.version > 5_000_000
+
     async def test_follows_a_table_that_is_renamed(self, table: Any) -> None:
         await attach(table, things())
         await table.execute('CREATE SCHEMA "New"; ALTER TABLE public.things SET SCHEMA "New"')
