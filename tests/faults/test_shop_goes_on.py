@@ -36,6 +36,8 @@ MAKE_BINS: Final = """
     CREATE TABLE bins (sku text, site text, owner text NOT NULL, qty int NOT NULL, PRIMARY KEY (sku, site));
     INSERT INTO bins SELECT 'B' || n, 'B1', 'B', n FROM generate_series(1, 100) n
 """
+# The links are well here, and need not be given up when the machine is busy.
+SCENE: Final = {"replicas": 1, "seed": 6, "verify_s": 5, "probe_timeout_ms": 2000}
 # What the witness does all the time, at a location that only it writes to.
 MAKE_WITNESS: Final = """
     INSERT INTO vendors (vendor_id, name) VALUES ('W', 'Witness');
@@ -114,7 +116,7 @@ class Scene:
 @asynccontextmanager
 async def scene(*, mismatches: int | None = 0, **options: Any) -> AsyncIterator[Scene]:
     """One replica, which finds so many mismatches in all; None: any number."""
-    async with stack(**{"replicas": 1, "seed": 6, "verify_s": 5, **options}) as rig:
+    async with stack(**{**SCENE, **options}) as rig:
         async with rig.shop.connected() as owner:
             await owner.execute(MAKE_WITNESS)
             await make_shop_role(owner)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -79,13 +79,11 @@ class Witness:
 
 
 @asynccontextmanager
-async def witnessed(
-    url: Callable[[], str], *statements: str, stall_s: float = STALL_S
-) -> AsyncIterator[Witness]:
+async def witnessed(url: str, *statements: str, stall_s: float = STALL_S) -> AsyncIterator[Witness]:
     """A witness at work during the block. Nothing failed, and nothing took longer than `stall_s`."""
     witness = Witness(*statements)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(witness.run(url()))
+        tasks.create_task(witness.run(url))
         try:
             yield witness
         finally:
