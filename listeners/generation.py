@@ -53,7 +53,7 @@ def _digest(*parts: str) -> str:
 
 
 def place_of(generation: str) -> str:
-    """The Identity.place that a generation was made of."""
+    """The Identity.place that a generation was made of; "" of one that an earlier release has made."""
     return generation[_WHOLE:]
 
 

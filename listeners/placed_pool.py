@@ -65,6 +65,7 @@ class PlacedPool:
                 place = await read_place(connection)
             except _ON_A_STANDBY as error:
                 raise ConnectionError("the database's name leads to a standby") from error
-            if place != place_of(reign.generation):
+            wanted = place_of(reign.generation)
+            if wanted and place != wanted:
                 raise ConnectionError("the database's name leads elsewhere than the relay's")
             yield connection

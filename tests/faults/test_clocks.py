@@ -15,6 +15,7 @@ from tests.support.servers import server_directory
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
+MARK = "UPDATE products SET price_minor = $1 WHERE product_id = 'PULSE'"
 
 
 @pytest.fixture
@@ -48,13 +49,9 @@ async def test_a_jump_of_any_one_clock_loses_nothing_and_makes_nobody_stale(
                 with injected(f"clocks: {name}'s jumps {words}") as fault:
                     number += 1
                     async with session(rig.postgres) as slow, session(rig.postgres) as keeping:
-                        async with (
-                            slow.transaction()
-                        ):  # what it logs is of an hour that is not yet or long past
-                            await slow.execute(
-                                "UPDATE products SET price_minor = $1 WHERE product_id = 'PULSE'",
-                                number + 5000,
-                            )
+                        # What it logs is of an hour that has yet to come, or is long past.
+                        async with slow.transaction():
+                            await slow.execute(MARK, number + 5000)
                             clock.jump(ahead_s)
                             await empty_old_leaves(keeping)
                         await empty_old_leaves(keeping)

@@ -86,6 +86,12 @@ async def test_what_does_not_change_the_place_is_let_through() -> None:
     assert await PlacedPool(Pool(moved), Store()).fetch("q") == ["fetched", "q"]
 
 
+async def test_a_relay_of_a_release_that_names_no_place_is_believed() -> None:
+    """While a new release is rolled out, one of the old may reign."""
+    old = Reign(REIGN.generation[:16], 1)
+    assert await PlacedPool(Pool(LEFT), Store(old)).fetch("q") == ["fetched", "q"]
+
+
 async def test_without_a_reign_nothing_can_be_loaded() -> None:
     with pytest.raises(NoRelay):
         await PlacedPool(Pool(HERE), Store(None)).fetch("q")
