@@ -42,6 +42,7 @@ class Topology(NamedTuple):
     owners: Sequence[Address | None]  # by slot
     primaries: frozenset[Address]  # that serve a slot
     nodes: frozenset[Address]
+    epoch: int  # of the cluster, not of a topic: it rises with every failover and with every slot that moves
 
 
 class ClusterClient:
@@ -71,7 +72,7 @@ class ClusterClient:
         self._clock = clock
         self._random = random
         self._nodes: dict[Address, Redis] = {}
-        self._topology = Topology([None] * SLOTS, frozenset(), frozenset())
+        self._topology = Topology([None] * SLOTS, frozenset(), frozenset(), -1)
         self._moved: dict[int, Address] = {}  # since the topology was read
         self._doubts = 1  # ever had about the topology
         self._settled = 0  # of them, by reading it
@@ -250,8 +251,13 @@ class ClusterClient:
             self._set_loose(self._nodes.pop(address).aclose())
 
     async def _ask_around(self) -> Topology:
-        """The first answer counts. Those who have not answered by then are left to their timeouts."""
+        """The first answer counts that is not older than what is known.
+
+        A primary that was frozen and replaced takes itself for the primary when it wakes up, with old data.
+        If all are older, the cluster was set up anew. Who has not answered yet is left to its timeout.
+        """
         waiting: set[asyncio.Task[Topology]] = set()
+        older: Topology | None = None
         last: BaseException | None = None  # of the errors
         candidates = self._candidates()
         while candidates or waiting:
@@ -262,9 +268,14 @@ class ClusterClient:
                 waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
-                last = task.exception()
-                if last is None:
+                if error := task.exception():
+                    last = error
+                elif task.result().epoch >= self._topology.epoch:
                     return task.result()
+                elif older is None or task.result().epoch > older.epoch:
+                    older = task.result()
+        if older is not None:
+            return older
         raise last or exceptions.RedisClusterException("the cluster has no nodes")
 
     def _candidates(self) -> list[Address]:
@@ -275,7 +286,11 @@ class ClusterClient:
         return sorted(first, key=lambda address: address == self._suspect)
 
     async def _read_topology(self, address: Address) -> Topology:
-        return read_topology(await self._send(address, ("CLUSTER", "SLOTS")), address)
+        info, slots = await self._pipelined(address, [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")])
+        for reply in (info, slots):
+            if isinstance(reply, Exception):
+                raise reply
+        return read_topology(info, slots, address)
 
     def _node(self, address: Address) -> Redis:
         node = self._nodes.get(address)
@@ -303,12 +318,12 @@ async def _outcome(work: Coroutine[Any, Any, Any]) -> Any:
         return error
 
 
-def read_topology(reply: Iterable[Sequence[Any]], asked: Address) -> Topology:
-    """Of a reply to CLUSTER SLOTS. Raises RedisClusterException when it knows of no slot at all."""
+def read_topology(info: bytes, slots: Iterable[Sequence[Any]], asked: Address) -> Topology:
+    """Of the replies to CLUSTER INFO and CLUSTER SLOTS. Raises RedisClusterException if there is no slot."""
     owners: list[Address | None] = [None] * SLOTS
     primaries: set[Address] = set()
     nodes: set[Address] = set()
-    for first, last, primary, *replicas in reply:
+    for first, last, primary, *replicas in slots:
         owner, *others = [
             Address(node[0].decode() if node[0] else asked.host, node[1]) for node in (primary, *replicas)
         ]
@@ -317,7 +332,8 @@ def read_topology(reply: Iterable[Sequence[Any]], asked: Address) -> Topology:
         nodes.update((owner, *others))
     if not nodes:
         raise exceptions.RedisClusterException(f"{asked.host}:{asked.port} belongs to no cluster")
-    return Topology(owners, frozenset(primaries), frozenset(nodes))
+    epoch = int(info.partition(b"cluster_current_epoch:")[2].split(None, 1)[0])
+    return Topology(owners, frozenset(primaries), frozenset(nodes), epoch)
 
 
 def _slot_of(command: Command) -> int:

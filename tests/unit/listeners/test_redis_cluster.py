@@ -89,6 +89,7 @@ class Nodes:
     def __init__(self) -> None:
         self.now = 0.0
         self.topology: Any = owned_by(A)
+        self.epoch = 1
         self.made: dict[Address, FakeNode] = {}
         self.answers: dict[Address, Answer] = {}
         self.client = ClusterClient(
@@ -109,6 +110,8 @@ class Nodes:
     def usual(self, address: Address, command: Command) -> Any:
         if command == ("CLUSTER", "SLOTS"):
             return self.topology
+        if command == ("CLUSTER", "INFO"):
+            return b"cluster_state:ok\r\ncluster_current_epoch:%d\r\ncluster_my_epoch:0\r\n" % self.epoch
         if command[0] == "INFO":
             return {"run_id": f"run of {address.port}", "role": "master"}
         return f"{command[0]!s} at {address.port}"
@@ -293,6 +296,23 @@ class TestTopology:
         await nodes.client.aclose()
         assert all(node.closed for node in nodes.made.values())
 
+    async def test_a_node_with_an_older_view_is_not_believed(self, nodes: Nodes) -> None:
+        """A was replaced by C while it was frozen, and does not know it yet."""
+        nodes.epoch, nodes.topology = 2, slots((0, SLOTS - 1, C, [A]))
+        await nodes.client.topology()
+        outdated = slots((0, SLOTS - 1, A, [C]))
+
+        def of_yesterday(command: Command) -> Any:
+            if command == ("CLUSTER", "SLOTS"):
+                return outdated
+            return b"cluster_current_epoch:1\r\n"
+
+        nodes.answers[A] = of_yesterday
+        for _ in range(3):
+            assert (await nodes.client.topology()).primaries == {C}
+        nodes.answers[C] = of_yesterday  # they all say so: it is another cluster
+        assert (await nodes.client.topology()).primaries == {A}
+
     async def test_no_node_at_all(self, nodes: Nodes) -> None:
         nodes.is_lost(A)
         for _ in range(2):
@@ -320,9 +340,11 @@ class TestTopology:
             await nodes.client.topology()
 
     def test_an_address_without_a_host_is_that_of_the_node_that_was_asked(self) -> None:
-        topology = read_topology([[0, 5, [b"", 7, b"id", []], [None, 8, b"id", []]]], Address("::1", 7))
+        info = b"cluster_current_epoch:3\r\n"
+        topology = read_topology(info, [[0, 5, [b"", 7, b"id", []], [None, 8, b"id", []]]], Address("::1", 7))
         assert topology.nodes == {Address("::1", 7), Address("::1", 8)}
         assert topology.primaries == {Address("::1", 7)}
+        assert topology.epoch == 3
         assert list(topology.owners[:7]) == [Address("::1", 7)] * 6 + [None]
 
 
