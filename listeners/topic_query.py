@@ -130,7 +130,7 @@ def _product(sources: Sequence[Source], source: Source, kind: TopicKind) -> str:
             )
             for stock in feeding(sources, "stock", kind)
         )
-        where = where or "false"
+        where = where or f"{_ID} IS NULL"  # never: without stock there is no product
     else:
         where = at_key(source, f"{kind}_id", _ID)
     return _SQL["product"].format(

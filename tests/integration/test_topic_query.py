@@ -122,7 +122,7 @@ async def load(query: TopicQuery, pool: Any, topic: str, limit: int = 1000) -> d
 
 
 async def unread(connection: Any, since: str) -> list[Any]:
-    rows = await connection.fetch((await load_plan(connection)).read, since, None)
+    rows = await connection.fetch((await load_plan(connection)).read.read, since, None)
     return [row for row in rows if row["id"] is not None]
 
 
@@ -207,6 +207,13 @@ class TestTopics:
     async def test_survive_the_loss_of_a_column(self, shop: Any, pool: Any, query: TopicQuery) -> None:
         await shop.execute("ALTER TABLE products DROP COLUMN category, DROP COLUMN version")
         assert (await load(query, pool, "product:A"))["product:A"]["category"] == ""
+
+
+class TestNoStock:
+    async def test_a_location_is_empty_while_no_stock_is_attached(self, pool: Any, shop: Any) -> None:
+        await detach(shop, "inventory")
+        query = TopicQuery(await attached(shop))
+        assert await query.rows(pool, parse_topic("location:L1"), limit=10) == []
 
 
 class TestActiveLocations:
