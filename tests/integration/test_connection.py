@@ -475,6 +475,18 @@ class TestSlowClients:
             await eventually(blocked, timeout_s=10)
             await eventually(lambda: len(gate.realtime.stalled) == 1, timeout_s=20)
 
+    async def test_one_that_reads_again_is_answered_to_the_end(self) -> None:
+        async with make_gate() as gate, gate.raw_websocket(receive_buffer=4096) as (reader, writer):
+            names = [f"shelf:{number}" for number in range(100)]  # a hundred errors
+            request = frame(orjson.dumps({"type": "subscribe", "id": "x" * 64, "topics": names}))
+            writer.write(request * 250 + frame(orjson.dumps({"type": "ping", "id": "last"})))
+            await eventually(lambda: len(gate.realtime.stalled) == 1, timeout_s=20)
+            tail = b""
+            async with asyncio.timeout(30):
+                while b'"last"' not in tail:
+                    tail = tail[-100:] + await reader.read(65536)
+            assert gate.realtime.metrics.frames_sent["error"] == 25_000
+
 
 async def client_catches_up(client: Any, gate: Gate) -> None:
     while (await next_message(client, "delta"))["seq"] < gate.feed.topics[TOPIC].seq:
