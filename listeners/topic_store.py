@@ -1,11 +1,13 @@
 """The topics in Redis: versioned maps that the relay keeps current and replicas open and read."""
 
+import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, UnknownReign
+from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, Unavailable, UnknownReign
 from listeners.keys import BUCKETS, Keys, bucket_of
 from listeners.parts import LogItem, apply_parts, merge_parts
 from listeners.redis_client import AnyRedis, execute_placed, server_info, translated
@@ -35,6 +37,9 @@ _NAMES_A_PAGE: Final = 1000
 _REIGN_TTL_S: Final = 86_400
 _POSITION_TTL_S: Final = 30 * 86_400
 _LONGEST_POLL_MS: Final = 250
+# What is remembered of loads that were given up; whatever is forgotten costs a lease.
+_GIVEN_UP_TOPICS: Final = 1000
+_GIVEN_UP_EPOCHS: Final = 4
 
 
 class Applied(NamedTuple):
@@ -107,6 +112,7 @@ class TopicStore:
         self._tombstones = tombstones
         self._page_items = page_items
         self._new_token = new_token
+        self._given_up: dict[str, tuple[str, ...]] = {}
         # How many topics were loaded when last asked: it decides whether to ask by name.
         self._loaded = [0] * BUCKETS
 
@@ -213,7 +219,9 @@ class TopicStore:
     async def open(self, topic: str) -> Opened | MustLoad | Loading:
         """The topic, or the duty to load it. Raises NoRelay while no relay has begun."""
         epoch = self._new_token()
-        found = await self._open(topic, epoch)
+        with self._unfinished(topic, epoch):
+            found = await self._open(topic, epoch)
+        self._given_up.pop(topic, None)
         return MustLoad(epoch) if found is None else found
 
     async def peek(self, topic: str) -> Opened | Loading | None:
@@ -221,7 +229,8 @@ class TopicStore:
         return await self._open(topic, "")
 
     async def _open(self, topic: str, epoch: str) -> Opened | Loading | None:
-        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms))
+        given_up = self._given_up.get(topic, ())
+        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, *given_up))
         match await self._scripts.run("open", call):
             case [b"open", held, seq, items]:
                 return Opened(held.decode(), seq, items)
@@ -233,6 +242,18 @@ class TopicStore:
                 )
         return None
 
+    @contextmanager
+    def _unfinished(self, topic: str, epoch: str) -> Iterator[None]:
+        """Around a step of a load: if it fails, Redis may hold the lease of a load that nobody does."""
+        try:
+            yield
+        except (Unavailable, asyncio.CancelledError):
+            given_up = self._given_up.pop(topic, ())
+            self._given_up[topic] = (*given_up, epoch)[-_GIVEN_UP_EPOCHS:]
+            while len(self._given_up) > _GIVEN_UP_TOPICS:
+                del self._given_up[next(iter(self._given_up))]
+            raise
+
     async def merge(self, topic: str, epoch: str, items: Sequence[Item]) -> None:
         """Adds what the loader has read, and renews its lease. Raises LoadLost."""
         calls = []
@@ -241,12 +262,15 @@ class TopicStore:
             for item in part:
                 args += (item.key, item.version, _mark(item), item.body)
             calls.append(Call(self._topic_keys(topic), args))
-        _check_load(topic, await self._scripts.run_all("merge", calls))
+        with self._unfinished(topic, epoch):
+            replies = await self._scripts.run_all("merge", calls)
+        _check_load(topic, replies)
 
     async def ready(self, topic: str, epoch: str) -> Position:
         """The load is complete: the topic is published from now on. Raises LoadLost."""
         args = (topic, epoch, self._ttl_s, self._publish, self._keys.channel(topic))
-        reply = await self._scripts.run("ready", Call(self._topic_keys(topic), args))
+        with self._unfinished(topic, epoch):
+            reply = await self._scripts.run("ready", Call(self._topic_keys(topic), args))
         _check_load(topic, [reply])
         return Position(epoch, reply)
 
@@ -256,7 +280,8 @@ class TopicStore:
         Harmless when it has ended already.
         """
         args = (topic, epoch, self._publish, self._keys.channel(topic))
-        await self._scripts.run("abandon", Call(self._topic_keys(topic), args))
+        with self._unfinished(topic, epoch):
+            await self._scripts.run("abandon", Call(self._topic_keys(topic), args))
 
     async def read(self, topic: str) -> Stored | None:
         """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded."""

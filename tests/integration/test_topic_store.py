@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import Any
 
@@ -14,6 +14,7 @@ from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, Unavail
 from listeners.keys import BUCKETS, Keys, bucket_of
 from listeners.parts import MAX_PART_BYTES
 from listeners.redis_client import connect_redis
+from listeners.scripts import Call, Scripts
 from listeners.topic_store import Loading, LogItem, MustLoad, Opened, Reign, Stored, TopicStore
 from protocol.envelope import (
     Beat,
@@ -595,6 +596,37 @@ class TestLoading:
         await store.ready(TOPIC, second.epoch)
         assert await stored(store) == (second.epoch, 1, [item("A", 3)])
 
+    @pytest.mark.parametrize("step", ["open", "merge", "ready"])
+    async def test_a_load_that_was_given_up_for_lack_of_an_answer_is_begun_anew(
+        self, store: TopicStore, make: Callable[..., TopicStore], monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """By whoever gave it up; the others can not know and wait for the lease."""
+        await store.begin(GENERATION, TERM)
+        run = Scripts.run_placed
+
+        async def lose_the_answer(self: Scripts, name: str, call: Call) -> Any:
+            if name != "ready":  # of that one not even the question arrives
+                await run(self, name, call)
+            raise Unavailable("no answer")
+
+        if step != "open":
+            opened = await store.open(TOPIC)
+            assert isinstance(opened, MustLoad)
+            epoch = opened.epoch
+        with monkeypatch.context() as patch:
+            patch.setattr(Scripts, "run_placed", lose_the_answer)
+            steps: dict[str, Callable[[], Awaitable[object]]] = {
+                "open": lambda: store.open(TOPIC),
+                "merge": lambda: store.merge(TOPIC, epoch, [item("A", 1)]),
+                "ready": lambda: store.ready(TOPIC, epoch),
+            }
+            with pytest.raises(Unavailable):
+                await steps[step]()
+        assert isinstance(await make().open(TOPIC), Loading)
+        assert await store.peek(TOPIC) is None
+        assert await load(store, TOPIC, [item("B", 1)])
+        assert [one.key for one in (await stored(store)).items] == [item("B", 1).key]
+
     async def test_a_lease_from_a_clock_that_was_ahead_is_taken_over(
         self, store: TopicStore, redis: Any, redis_prefix: str
     ) -> None:
@@ -893,10 +925,10 @@ class TestServer:
         await store.begin(GENERATION, TERM)
         await load(store, TOPIC)
         before = await stored(store)
-        await client.config_set("maxmemory", "1")
+        await client.execute_command("CONFIG SET", "maxmemory", "1")
         with pytest.raises(Unavailable, match="full"):
             await relay_applies(store, TOPIC, change("A", 1))
-        await client.config_set("maxmemory", "0")
+        await client.execute_command("CONFIG SET", "maxmemory", "0")
         assert await stored(store) == before
         assert await relay_applies(store, TOPIC, change("A", 1)) == (1, 0)
         await client.aclose()
