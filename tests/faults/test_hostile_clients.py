@@ -353,6 +353,7 @@ class TestHalfAndGone:
                     grown = scene.resident("VmHWM") - before
                     opened[0].sendall(message[-1:])
                     assert b'"late"' in await asyncio.to_thread(read_until, opened[0], b'"late"')
+                fault.ended()
                 await eventually(lambda: scene.connections(len(scene.good)), timeout_s=10)
                 await scene.converged()
                 fault.recovered()

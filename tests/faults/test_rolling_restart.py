@@ -235,9 +235,9 @@ async def test_the_clients_of_a_killed_replica_come_back_and_resume(fleet: list[
             fault.ended()
             after = await all_well(crowd, shop)
             fault.recovered()
+            delays = [at - killed for at in after["connections"][len(before["connections"]) :]]
+            fault.noticed(killed + min(delays))
         asked, resumed = answers(before, after)
-        delays = [at - killed for at in after["connections"][len(before["connections"]) :]]
-        fault.noticed(killed + min(delays))
         print(
             f"killed: {len(delays)} came back after {min(delays):.2f} to {max(delays):.2f} s, all well"
             f" after {fault.recovery_s:.1f} s; {resumed} of {asked} resumed; {changed(before, after)}"
