@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import redis.asyncio
@@ -16,6 +16,7 @@ from tests.support.servers import server_directory
 from tests.support.waiting import eventually
 
 __all__ = [
+    "PATIENT",
     "answers",
     "ask",
     "caught_up",
@@ -33,6 +34,8 @@ __all__ = [
     "standby_of",
 ]
 
+PATIENT: Final[dict[str, Any]] = {"probe_timeout_ms": 2000}
+"""Settings where no link is frozen: a busy machine is not to be taken for one that is."""
 _MARKED = "product:PULSE"
 # Of the product PULSE, which no writer of the shop touches.
 _SET_MARK = "UPDATE products SET price_minor = $1 WHERE product_id = 'PULSE'"

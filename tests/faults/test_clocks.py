@@ -9,7 +9,7 @@ import pytest
 from listeners.retention import empty_old_leaves
 from tests.faults.clocks import LIBRARY, Clock
 from tests.faults.ledger import injected
-from tests.faults.rewinding import ask, generation, mark, marked, next_generation, session
+from tests.faults.rewinding import PATIENT, ask, generation, mark, marked, next_generation, session
 from tests.faults.rig import Rig, stack
 from tests.support.servers import server_directory
 
@@ -38,7 +38,7 @@ async def test_a_jump_of_any_one_clock_loses_nothing_and_makes_nobody_stale(
         monkeypatch.setenv(name, value)
     number = 1000
     # With patience enough that nobody is told because this machine is busy.
-    patient: dict[str, Any] = {"canary_ms": 1000, "probe_timeout_ms": 2000}
+    patient = PATIENT | {"canary_ms": 1000}
     async with stack(postgres_type=postgres.postgres, valkey_type=redis.valkey, **patient) as rig:
         for name, clock in (("gateway", gateway), ("redis", redis), ("postgres", postgres)):
             for words, ahead_s in (
@@ -68,7 +68,7 @@ async def test_a_jump_of_any_one_clock_loses_nothing_and_makes_nobody_stale(
 async def test_a_jump_of_the_database_s_clock_beyond_the_log_s_retention_is_repaired(readable: Path) -> None:
     """Ahead, the triggers take it that nobody has read their log for a day; back, that somebody just has."""
     clock = Clock(readable / "postgres")
-    async with stack(postgres_type=clock.postgres) as rig:
+    async with stack(postgres_type=clock.postgres, **PATIENT) as rig:
         before = await generation(rig)
         with injected("clocks: postgres's jumps 25 hours ahead") as fault:
             clock.jump(DAY_S + HOUR_S)
@@ -85,7 +85,7 @@ async def test_a_jump_of_the_database_s_clock_beyond_the_log_s_retention_is_repa
 
 async def test_a_relay_seen_long_ago_or_in_the_future_loses_nothing() -> None:
     """What a jump of the clock leaves in the database; without the jump, where no clock can be made to."""
-    async with stack() as rig:
+    async with stack(**PATIENT) as rig:
         before = await generation(rig)
         with injected("clocks: the relay was seen two days ago") as fault:
             await ask(rig.postgres, "UPDATE gateway.control SET relay_seen_at = now() - interval '2 days'")

@@ -15,6 +15,7 @@ from listeners.embedded import PostgresServer
 from listeners.postgres import connected
 from tests.faults.ledger import injected, tally
 from tests.faults.rewinding import (
+    PATIENT,
     ask,
     caught_up,
     generation,
@@ -44,7 +45,7 @@ FOREIGN_ROWS = "SELECT count(*) FROM gateway.change_log WHERE xid >= pg_snapshot
 
 class TestAFailover:
     async def test_takes_lost_commits_from_the_clients_and_keeps_the_others(self) -> None:
-        async with AsyncExitStack() as servers, stack() as rig:
+        async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
             first, one = rig.postgres, await generation(rig)
             second, link = await servers.enter_async_context(standby_of(first))
             await caught_up(first, second)
@@ -77,7 +78,7 @@ class TestAFailover:
 
     async def test_lets_no_connection_that_was_left_behind_fill_a_topic(self) -> None:
         """The old primary lives on, and what was connected to it still is; only the relay has moved."""
-        async with AsyncExitStack() as servers, stack() as rig:
+        async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
             old = rig.postgres
             new, link = await servers.enter_async_context(standby_of(old))
             await caught_up(old, new)
@@ -102,7 +103,7 @@ class TestAFailover:
 
     async def test_is_followed_though_nothing_that_is_connected_was_cut(self) -> None:
         """Only the name has moved. The old primary answers, and its canary could sing there for ever."""
-        async with AsyncExitStack() as servers, stack() as rig:
+        async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
             old, before = rig.postgres, await generation(rig)
             new, link = await servers.enter_async_context(standby_of(old))
             await caught_up(old, new)
@@ -126,7 +127,7 @@ class TestACrash:
     }
 
     async def test_takes_back_what_was_not_yet_on_disk_and_a_clean_restart_does_not(self) -> None:
-        async with stack(postgres_settings=self.ASYNCHRONOUS) as rig:
+        async with stack(postgres_settings=self.ASYNCHRONOUS, **PATIENT) as rig:
             await ask(rig.postgres, "CHECKPOINT")
             for kind, crash in (
                 ("postgres: crash that takes back commits", crash_of_the_machine),
@@ -160,7 +161,7 @@ class TestACrash:
 class TestARestore:
     async def test_of_an_older_dump_into_the_same_cluster(self, tmp_path: Path) -> None:
         file = tmp_path / "dump"
-        async with stack() as rig:
+        async with stack(**PATIENT) as rig:
             await dump(rig.postgres.url, file)
             generations = {await generation(rig)}
             for kind, restored in (
@@ -183,7 +184,7 @@ class TestARestore:
         file = tmp_path / "dump"
         with server_directory() as directory:
             other = PostgresServer(directory, settings=POSTGRES_SETTINGS)
-            async with AsyncExitStack() as servers, stack() as rig:
+            async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
                 await other.start()
                 servers.push_async_callback(other.stop)
                 before = await generation(rig)
@@ -202,7 +203,7 @@ class TestARestore:
                 assert await ask(other, FOREIGN_ROWS) == 0
 
     async def test_of_the_server_s_files_is_told_by_the_counter_alone(self, tmp_path: Path) -> None:
-        async with stack() as rig:
+        async with stack(**PATIENT) as rig:
             before, alive = await generation(rig), await ask(rig.postgres, "SELECT id FROM gateway.alive")
             await shut_down(rig.postgres)
             await copy_files(rig.postgres.cluster, tmp_path / "cluster")
@@ -263,7 +264,7 @@ async def copy_files(source: Path, target: Path) -> None:
 class TestRedis:
     async def test_goes_back_without_its_topics_being_believed(self) -> None:
         """Epochs and seqs of the past are there again, as if nothing had happened."""
-        async with AsyncExitStack() as servers, stack() as rig:
+        async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
             generations = {await generation(rig)}
             async with redis_session(rig.valkey) as client:
                 await client.save()
