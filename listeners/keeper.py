@@ -127,7 +127,10 @@ class Keeper:
         return self._reign.moved or self._clock() - self._saved_at > _SAVE_IDLE_S
 
     async def save(self) -> None:
-        """Save how far Redis has acknowledged, and let Redis remember the counter. Raises StaleTerm, ReignOver."""
+        """Save how far Redis has acknowledged, and let Redis remember the counter.
+
+        Raises StaleTerm and ReignOver.
+        """
         done, self._reign.moved = self._reign.done, False
         counter = await self._soon(save_position(self._connection, done, term=self._mandate.term))
         self._saved, self._saved_at = done, self._clock()
