@@ -220,6 +220,10 @@ class World:
             one.receive(orjson.loads(self.snapshot(topic, stored.position, items, view)))
             one.leave(topic)
             one.held.pop(topic, None)
+            if (
+                view is View.PUBLIC
+            ):  # its versions say when the other replica saw a change: only the seq counts
+                one.copies[topic] = Copy()
             one.subscribe(topic, view=view, resume=one.position(topic))
             await asyncio.sleep(0.001)
 
