@@ -140,10 +140,10 @@ def _field(source: Source, field: str, alias: str) -> str:
         return f"{alias}.updated_at" if field == "updated_at" else _text(mapping, field, alias)
     if isinstance(mapping, Constant):
         return quote_literal(mapping.value)
-    if mapping.scale is None and (field == "low_stock_at" or mapping.column in source.shape.not_null):
-        return f"{alias}.{field}"
-    number = _number(mapping, field, alias)
-    return number if field == "low_stock_at" else f"coalesce({number}, '0')"
+    if field == "low_stock_at":
+        return f"{alias}.{field}" if mapping.scale is None else _number(mapping, field, alias)
+    # Also of a column that can not be null: it is, once it was dropped.
+    return f"coalesce({_number(mapping, field, alias)}, '0')"
 
 
 def _text(mapping: Column | Constant, field: str, alias: str) -> str:

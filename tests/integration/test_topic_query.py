@@ -208,6 +208,11 @@ class TestTopics:
         await shop.execute("ALTER TABLE products DROP COLUMN category, DROP COLUMN version")
         assert (await load(query, pool, "product:A"))["product:A"]["category"] == ""
 
+    async def test_a_number_that_could_not_be_null_is_0_then(self, shop: Any, pool: Any) -> None:
+        await shop.execute("ALTER TABLE inventory DROP COLUMN incoming")
+        items = await load(TopicQuery(await attached(shop)), pool, "product:A")
+        assert items["stock:A:L1"]["incoming"] == 0
+
 
 class TestNoStock:
     async def test_a_location_is_empty_while_no_stock_is_attached(self, pool: Any, shop: Any) -> None:
