@@ -160,6 +160,13 @@ def _is_content(follower: Follower) -> bool:
     return True
 
 
+def _equals(follower: Follower, topic: str, expected: dict[str, dict[str, Any]]) -> bool:
+    assert follower.is_complete(topic), f"{topic} is not complete: {follower}"
+    differences = follower.differences(topic, expected)
+    assert not differences, f"{follower}: {topic}, held and expected: {differences}"
+    return True
+
+
 class Rig:
     """What stack() has put together. Everything in it may be broken."""
 
@@ -206,7 +213,7 @@ class Rig:
                 await eventually(partial(_is_content, follower), timeout_s=timeout_s)
                 for topic in follower.topics:
                     expected = copies[topic, follower.view]
-                    await eventually(partial(follower.equals, topic, expected), timeout_s=timeout_s)
+                    await eventually(partial(_equals, follower, topic, expected), timeout_s=timeout_s)
                     tally("copies compared with the database")
 
     async def _copies(self, wanted: Iterable[tuple[str, View]]) -> Any:

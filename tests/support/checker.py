@@ -75,15 +75,17 @@ class CheckedCopies:
 
     def equals(self, topic: str, expected: dict[str, dict[str, Any]]) -> bool:
         """Whether the copy says what the database says: its stock, and the products that belong to it."""
-        if not self.is_complete(topic):
-            return False
+        return self.is_complete(topic) and not self.differences(topic, expected)
+
+    def differences(self, topic: str, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What the copy says, and what it should say, by key."""
         items = self.copies[topic].items
         if topic.startswith("location:"):
             sold = {item["product_id"] for item in items.values() if item["kind"] == "stock"}
             items = {k: i for k, i in items.items() if i["kind"] == "stock" or i["product_id"] in sold}
-        return {key: {name: item[name] for name in expected.get(key, {})} for key, item in items.items()} == (
-            expected
-        )
+        found = {key: {name: item[name] for name in expected.get(key, {})} for key, item in items.items()}
+        keys = found.keys() | expected.keys()
+        return {k: (found.get(k), expected.get(k)) for k in keys if found.get(k) != expected.get(k)}
 
     def _snapshot(self, topic: str, message: dict[str, Any]) -> None:
         copy = self.copies.setdefault(topic, Copy())
