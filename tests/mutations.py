@@ -128,9 +128,8 @@ def main(arguments: Sequence[str]) -> int:
     survivors = 0
     for verdict in judge_all(mutations, options.workers):
         survivors += bool(verdict.problem)
-        print(
-            f"{verdict.seconds:5.1f} s  {verdict.mutation.safeguard}: {verdict.problem or 'red'}", flush=True
-        )
+        outcome = verdict.problem or "red"
+        print(f"{verdict.seconds:5.1f} s  {verdict.mutation.safeguard}: {outcome}", flush=True)
     seconds = time.monotonic() - began
     print(
         f"=== {len(mutations) - survivors} of {len(mutations)} mutations turn the tests red, in {seconds:.0f} s ==="
