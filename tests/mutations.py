@@ -130,10 +130,8 @@ def main(arguments: Sequence[str]) -> int:
         survivors += bool(verdict.problem)
         outcome = verdict.problem or "red"
         print(f"{verdict.seconds:5.1f} s  {verdict.mutation.safeguard}: {outcome}", flush=True)
-    seconds = time.monotonic() - began
-    print(
-        f"=== {len(mutations) - survivors} of {len(mutations)} mutations turn the tests red, in {seconds:.0f} s ==="
-    )
+    red = len(mutations) - survivors
+    print(f"=== {red} of {len(mutations)} mutations turn the tests red, {time.monotonic() - began:.0f} s ===")
     return 1 if survivors else 0
 
 
