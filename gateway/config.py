@@ -53,7 +53,11 @@ class Settings(BaseSettings):
         "Default: GATEWAY_DATABASE_URL.",
         "postgresql://user@host:5432/shop",
     )
-    redis_url: RedisUrl | None = url("Redis or Valkey, version 7 or later.", "redis://host:6379/0")
+    redis_url: RedisUrl | None = url(
+        "Redis or Valkey, version 7 or later. "
+        "A cluster by some of its nodes: redis+cluster://one:6379,other:6379.",
+        "redis://host:6379/0",
+    )
     redis_prefix: str = setting(
         "gw",
         "What every key and channel in Redis begins with; gateways under different ones may share it.",
