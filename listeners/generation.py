@@ -10,7 +10,6 @@ __all__ = [
     "Identity",
     "adopt_database",
     "count_on",
-    "note_skippers",
     "place_of",
     "read_identity",
     "read_place",
@@ -28,7 +27,7 @@ class Identity:
     system: str  # of the cluster and the database: another one after a restore from a dump
     timeline: str  # another one after a failover or a restore to a point in time
     alive: str  # drawn anew after a crash, which may take back commits that were seen
-    losses: str  # moves when triggers skip logging because no relay came for too long, and when they commit
+    losses: str  # moves when triggers skip logging because no relay came for too long
     sources: str  # what feeds the topics, and its triggers: without them rows come that no log tells of
     nonce: str  # changed by `resync`, and when a restored database was recognised
     redis: str  # run id and replication id: topics may have gone back, or be gone
@@ -62,23 +61,15 @@ _SYSTEM = """
     (SELECT oid::text FROM pg_database WHERE datname = current_database())
 """
 
-_LOSSES = "last_value::text || is_called::text"
-_NO_LOSSES = "1false"
-
-# What was skipped comes with its transaction's end, long after the sequence has moved: see note_skippers.
+# What was skipped comes with its transaction's end, after the sequence has moved: see listeners.losses.
 # The xmin of a trigger tells that it was switched off, if only for a moment: what was written meanwhile is in
 # no log. So does its oid, if the table was restored from a dump: there the rows come before the triggers.
 # The timeline of the last checkpoint lags behind a promotion; that of the WAL being written does not.
 _READ_IDENTITY = f"""
     SELECT {_SYSTEM} AS system,
            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
-           (SELECT min(id) FROM gateway.alive WHERE id LIKE '%@%') AS alive,
-           (SELECT {_LOSSES} FROM gateway.loss_seq) || '+' || (
-               SELECT count(*) FROM gateway.alive a
-               CROSS JOIN pg_snapshot_xip(CASE WHEN a.id LIKE 'skipped % %'
-                                          THEN split_part(a.id, ' ', 3)::pg_snapshot END) x
-               WHERE NOT pg_visible_in_snapshot(x, pg_current_snapshot())
-           ) AS losses,
+           (SELECT min(id) FROM gateway.alive) AS alive,
+           (SELECT last_value::text || is_called::text FROM gateway.loss_seq) AS losses,
            (SELECT md5(string_agg(concat_ws(' ', s.name, s.checksum, extract(epoch FROM s.attached_at),
                                             t.oid, t.xmin, t.tgenabled), ',' ORDER BY s.name, t.oid))
             FROM gateway.sources s
@@ -144,28 +135,6 @@ async def adopt_database(connection: Any) -> bool:
         )
         await skip_to_now(connection)
     return True
-
-
-async def note_skippers(connection: Any) -> None:
-    """Remember who may have skipped the log, which they do while no relay is seen; call it when one is again.
-
-    A generation that begins now does not see what they have yet to commit, and no log will tell of it. So
-    each of them that ends asks for another one. The sequence is read first, then a transaction is ended:
-    whoever has moved the sequence by then and still runs is listed in a snapshot taken after that.
-    A crash, which forgets the note, has ended all of them.
-    """
-    losses = await connection.fetchval(f"SELECT {_LOSSES} FROM gateway.loss_seq")  # noqa: S608  # ours
-    noted = "SELECT EXISTS (SELECT FROM gateway.alive WHERE id LIKE 'skipped ' || $1 || ' %')"
-    if losses == _NO_LOSSES or await connection.fetchval(noted, losses):
-        return
-    async with brief_transaction(connection):
-        await connection.execute("DELETE FROM gateway.alive WHERE id LIKE 'skipped %'")
-        await connection.execute("INSERT INTO gateway.alive (id) VALUES ('skipped ')")
-    await connection.execute(
-        "WITH begun AS (DELETE FROM gateway.alive WHERE id = 'skipped ')"
-        " INSERT INTO gateway.alive (id) VALUES ('skipped ' || $1 || ' ' || pg_current_snapshot()::text)",
-        losses,
-    )
 
 
 async def skip_to_now(connection: Any, *, counter: int = 0) -> tuple[str, int]:

@@ -5,7 +5,6 @@ from listeners.errors import Refused, Unavailable
 from listeners.generation import (
     adopt_database,
     count_on,
-    note_skippers,
     read_identity,
     read_place,
     read_system,
@@ -42,7 +41,6 @@ async def begin_reign(
     if position.counter < remembered:
         await start_over(keeping, counter=remembered)  # a backup was restored
     await adopt_database(keeping)
-    await note_skippers(keeping)
     identity = await read_identity(keeping, await store.server_identity())
     if position.snapshot is None or last_generation not in (None, identity.generation):
         await skip_to_now(keeping)
