@@ -24,6 +24,8 @@ _FOLDING: Final = "tests/unit/listeners/test_folding.py"
 _HUB: Final = "tests/unit/gateway/test_hub.py"
 _IDENTITY: Final = "tests/integration/test_generation.py"
 _RELAY: Final = "tests/integration/test_relay.py"
+_SERVER: Final = "tests/unit/listeners/test_server_identity.py"
+_DOUBTS: Final = "tests/unit/gateway/test_doubts.py"
 
 
 def _without_part(part: str) -> Mutation:
@@ -139,9 +141,16 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "generation: run id of Redis",
         "listeners/topic_store.py",
-        '("run_id", "master_replid")',
-        '("tcp_port", "role")',
-        (f"{_STORE}",),
+        "{server['run_id']},{server['master_replid']}",
+        ",{server['master_replid']}",
+        (_SERVER,),
+    ),
+    Mutation(
+        "generation: replication id of Redis",
+        "listeners/topic_store.py",
+        "{server['run_id']},{server['master_replid']}",
+        "{server['run_id']},",
+        (_SERVER,),
     ),
     Mutation(
         "relay's term in Redis",
@@ -160,7 +169,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "a frozen holder of the lock is thrown out",
         "listeners/election.py",
-        '"3s"',
+        '"2500ms"',
         '"0"',
         ("tests/integration/test_election.py",),
     ),
@@ -183,7 +192,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "gateway/freshness.py",
         "            if overdue or (",
         "            if (",
-        (_HUB,),
+        ("tests/unit/gateway/test_freshness.py",),
     ),
     Mutation(
         "canary: not before its batch is acknowledged",
@@ -197,7 +206,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "gateway/freshness.py",
         "        elif not self.in_doubt and not overdue:\n",
         "        elif not overdue:\n",
-        (_HUB,),
+        ("tests/unit/gateway/test_freshness.py",),
     ),
     Mutation(
         "subscribe first, then snapshot",
@@ -212,5 +221,68 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "redis.call('ZREM', index, name) == 1",
         "false",
         (f"{_STORE}::TestAKeyThatWasLost",),
+    ),
+    Mutation(
+        "a comparison that began before the loss proves nothing",
+        "gateway/freshness.py",
+        "        if comparison == self.losses:\n",
+        "        if True:\n",
+        ("tests/unit/gateway/test_freshness.py",),
+    ),
+    Mutation(
+        "fresh to nobody whose copy is being repaired",
+        "gateway/hub.py",
+        "            self.doubts.doubt_all()\n",
+        "            pass\n",
+        (_DOUBTS,),
+    ),
+    Mutation(
+        "stale to those whose topic is not served",
+        "gateway/hub.py",
+        "self._tell_some(Transition.STALE, self.doubts.sweep(now, doubt=not stale))",
+        "self.doubts.sweep(now, doubt=not stale)",
+        (_DOUBTS,),
+    ),
+    Mutation(
+        "no snapshot behind the position of a resume",
+        "gateway/joining.py",
+        "        if not ahead:\n            return True\n",
+        "        return True\n",
+        (_DOUBTS,),
+    ),
+    Mutation(
+        "a load reads where the relay does",
+        "listeners/placed_pool.py",
+        "            if wanted and place != wanted:\n",
+        "            if False:\n",
+        ("tests/unit/listeners/test_placed_pool.py",),
+    ),
+    Mutation(
+        "what was skipped and is committed later",
+        "listeners/losses.py",
+        "            if remaining == settled.running:\n",
+        "            if True:\n",
+        ("tests/unit/listeners/test_losses.py",),
+    ),
+    Mutation(
+        "a half-open link of the reader",
+        "listeners/link_watch.py",
+        "        if before == self._suspicion:\n",
+        "        if False:\n",
+        ("tests/unit/listeners/test_link_watch.py",),
+    ),
+    Mutation(
+        "a beat of a cluster counts once all nodes have brought it",
+        "listeners/beacons.py",
+        "        if len(self._heard) < self._count or",
+        "        if",
+        ("tests/unit/listeners/test_beacons.py",),
+    ),
+    Mutation(
+        "an unread leaf of the log is not emptied",
+        "listeners/retention.py",
+        '            if await connection.fetchval(f"SELECT {_UNREAD.format(leaf=leaf)}", position):\n                return False\n',
+        "",
+        ("tests/integration/test_retention.py",),
     ),
 )
