@@ -281,8 +281,8 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an unread leaf of the log is not emptied",
         "listeners/retention.py",
-        '            if await connection.fetchval(f"SELECT {_UNREAD.format(leaf=leaf)}", position):\n                return False\n',
-        "",
+        "            if await connection.fetchval(",
+        "            if False and await connection.fetchval(",
         ("tests/integration/test_retention.py",),
     ),
 )
