@@ -102,11 +102,14 @@ class Replica:
             return 0, ""
         return (int(head.split(" ", 2)[1]), body) if head else (0, "")
 
-    async def metric(self, name: str) -> float | None:
-        """The sum of a metric's values, whatever its labels; None without an answer."""
+    async def metric(self, name: str, label: str = "") -> float | None:
+        """The sum of a metric's values, of those with this label; None without an answer."""
         status, body = await self.ops("/metrics")
-        lines = (line for line in body.splitlines() if line.partition(" ")[0].partition("{")[0] == name)
-        return sum(float(line.rpartition(" ")[2]) for line in lines) if status == 200 else None
+        heads = (line.rpartition(" ") for line in body.splitlines())
+        values = (
+            float(value) for head, _, value in heads if head.partition("{")[0] == name and label in head
+        )
+        return sum(values) if status == 200 else None
 
     @property
     def running(self) -> bool:
