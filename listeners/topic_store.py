@@ -5,14 +5,26 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from listeners.errors import EpochChanged, LoadLost, NoRelay, StaleTerm, Unavailable, UnknownReign
+from listeners.errors import EpochChanged, NoRelay, Unavailable
 from listeners.keys import BUCKETS, Keys, bucket_of
 from listeners.parts import LogItem, apply_parts, merge_parts
 from listeners.redis_client import AnyRedis, execute_placed, server_info, translated
 from listeners.redis_cluster import Address
 from listeners.scripts import Call, Scripts
+from listeners.topic_answers import (
+    Applied,
+    Loading,
+    MustLoad,
+    Opened,
+    Reign,
+    Stored,
+    check_load,
+    check_reign,
+    decode_items,
+    mark_of,
+)
 from protocol.envelope import Beat, Changed, Position, decode_envelope
 from protocol.items import Item
 
@@ -40,44 +52,6 @@ _LONGEST_POLL_MS: Final = 250
 # What is remembered of loads that were given up; whatever is forgotten costs a lease.
 _GIVEN_UP_TOPICS: Final = 1000
 _GIVEN_UP_EPOCHS: Final = 4
-
-
-class Applied(NamedTuple):
-    published: int  # messages, one for each topic that changed and each script call
-    voided: int  # topics
-
-
-class Opened(NamedTuple):
-    """The topic is loaded; `items` of it live."""
-
-    epoch: str
-    seq: int
-    items: int
-
-
-class MustLoad(NamedTuple):
-    """The caller is the topic's loader until the lease ends; the epoch is its token."""
-
-    epoch: str
-
-
-class Loading(NamedTuple):
-    """Somebody else loads the topic: ask again after so many ms."""
-
-    retry_ms: int
-
-
-class Stored(NamedTuple):
-    """A topic with its tombstones. Items may be newer than `seq`, never older."""
-
-    epoch: str
-    seq: int
-    items: list[Item]
-
-
-class Reign(NamedTuple):
-    generation: str
-    term: int
 
 
 class TopicStore:
@@ -123,7 +97,7 @@ class TopicStore:
         """
         token = self._new_token()
         args = (generation, term, token, _REIGN_TTL_S, self._publish)
-        _check(await self._scripts.run_all("begin", self._reign_calls(args, ())))
+        check_reign(await self._scripts.run_all("begin", self._reign_calls(args, ())))
 
     async def reign(self) -> Reign | None:
         """The relay that reigns now, for those who act in its name. None: there is none."""
@@ -135,7 +109,7 @@ class TopicStore:
         """Publishes the canary. Raises StaleTerm or UnknownReign."""
         message = f"C {beat.generation} {beat.as_of_ms} {beat.number}"
         args = (beat.generation, term, _REIGN_TTL_S, self._publish)
-        _check(await self._scripts.run_all("beat", self._reign_calls(args, (message,))))
+        check_reign(await self._scripts.run_all("beat", self._reign_calls(args, (message,))))
 
     def _reign_calls(self, args: Sequence[str | int], after: Sequence[str]) -> list[Call]:
         """One call for all buckets, or one for each where they are on nodes of their own."""
@@ -187,10 +161,10 @@ class TopicStore:
                 for name, items in part:
                     args += (name, self._keys.channel(name), len(items))
                     for item, log_id in items:
-                        args += (item.key, item.version, _mark(item), log_id, item.body)
+                        args += (item.key, item.version, mark_of(item), log_id, item.body)
                 calls.append(Call(self._bucket_keys(bucket, [name for name, _ in part]), args))
         replies = await self._scripts.run_all("apply", calls)
-        _check(replies)
+        check_reign(replies)
         return Applied(sum(reply[0] for reply in replies), sum(reply[1] for reply in replies))
 
     async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
@@ -202,7 +176,7 @@ class TopicStore:
                 calls.append(
                     Call(self._bucket_keys(bucket, some), (generation, term, self._publish, *channels))
                 )
-        _check(await self._scripts.run_all("void", calls))
+        check_reign(await self._scripts.run_all("void", calls))
 
     async def remember_position(self, counter: int) -> int:
         """The highest counter that Redis was ever told, this one included."""
@@ -260,18 +234,18 @@ class TopicStore:
         for part in merge_parts(items) if items else [()]:
             args: list[str | bytes | int] = [topic, epoch, self._ttl_s, self._lease_ms]
             for item in part:
-                args += (item.key, item.version, _mark(item), item.body)
+                args += (item.key, item.version, mark_of(item), item.body)
             calls.append(Call(self._topic_keys(topic), args))
         with self._unfinished(topic, epoch):
             replies = await self._scripts.run_all("merge", calls)
-        _check_load(topic, replies)
+        check_load(topic, replies)
 
     async def ready(self, topic: str, epoch: str) -> Position:
         """The load is complete: the topic is published from now on. Raises LoadLost."""
         args = (topic, epoch, self._ttl_s, self._publish, self._keys.channel(topic))
         with self._unfinished(topic, epoch):
             reply = await self._scripts.run("ready", Call(self._topic_keys(topic), args))
-        _check_load(topic, [reply])
+        check_load(topic, [reply])
         return Position(epoch, reply)
 
     async def abandon(self, topic: str, epoch: str) -> None:
@@ -290,7 +264,7 @@ class TopicStore:
         if reply is None:
             return None
         epoch, seq, cursor, fields = reply
-        stored = Stored(epoch.decode(), seq, _items(zip(fields[::2], fields[1::2], strict=True)))
+        stored = Stored(epoch.decode(), seq, decode_items(zip(fields[::2], fields[1::2], strict=True)))
         if int(cursor) == 0:
             return stored
         newest = {item.key: item for item in stored.items}
@@ -320,7 +294,7 @@ class TopicStore:
                 raise EpochChanged(f"{topic} has moved to another node while it was read: read it again")
             node = place
             cursor, fields = page
-            yield _items(fields.items())
+            yield decode_items(fields.items())
             if cursor == 0:
                 break
         await self._check_epoch(topic, epoch)
@@ -331,7 +305,7 @@ class TopicStore:
             values: Any = await self._client.execute_command("HMGET", self._keys.topic(topic), *keys)
         await self._check_epoch(topic, epoch)
         held = ((key.encode(), value) for key, value in zip(keys, values, strict=True) if value is not None)
-        return {item.key: item for item in _items(held)}
+        return {item.key: item for item in decode_items(held)}
 
     async def _check_epoch(self, topic: str, epoch: str) -> None:
         position = (await self.positions([topic], keep_alive=False)).get(topic)
@@ -404,28 +378,3 @@ def _by_bucket(topics: Iterable[str]) -> dict[int, list[str]]:
 
 def _chunks(names: Sequence[str], size: int) -> list[Sequence[str]]:
     return [names[first : first + size] for first in range(0, len(names), size)]
-
-
-def _mark(item: Item) -> str:
-    return "T" if item.deleted else "L"
-
-
-def _items(fields: Iterable[tuple[bytes, bytes]]) -> list[Item]:
-    items = []
-    for key, value in fields:
-        if not key.startswith(b"@"):
-            version, mark, body = value.split(b" ", 2)
-            items.append(Item(key.decode("ascii"), int(version), mark[:1] == b"T", body))
-    return items
-
-
-def _check(replies: Collection[Any]) -> None:
-    if b"stale" in replies:
-        raise StaleTerm("another relay reigns: step down")
-    if b"unknown" in replies:
-        raise UnknownReign("Redis does not know this reign, it may have been restarted: begin again")
-
-
-def _check_load(topic: str, replies: Collection[Any]) -> None:
-    if b"lost" in replies:
-        raise LoadLost(f"the load of {topic} was voided or taken over: open it again")
