@@ -20,13 +20,13 @@ from listeners.wakeup import notify_allowed
 __all__ = ["begin_reign", "prepare_reader"]
 
 
-async def begin_reign(
-    reader: Any, keeping: Any, store: TopicStore, settings: RelaySettings, last_generation: str | None
-) -> Mandate:
+async def begin_reign(reader: Any, keeping: Any, store: TopicStore, settings: RelaySettings) -> Mandate:
     """Everything is read anew from Postgres, then Redis is told; the lock must be held.
 
-    `last_generation`: of an earlier reign of this process, if there was one. Raises what Postgres and the
-    store raise, and Refused when the two connections lead to two databases.
+    The log is read on from the saved position also where this relay has not seen the generation: another one
+    may have begun it, and topics of it may be loaded, so nothing that has not been read may be skipped.
+
+    Raises what Postgres and the store raise, and Refused when the two connections lead to two databases.
     """
     if await read_system(reader) != await read_system(keeping):
         raise Refused("the database URL and the listener's database URL lead to different databases")
@@ -42,7 +42,7 @@ async def begin_reign(
         await start_over(keeping, counter=remembered)  # a backup was restored
     await adopt_database(keeping)
     identity = await read_identity(keeping, await store.server_identity())
-    if position.snapshot is None or last_generation not in (None, identity.generation):
+    if position.snapshot is None:
         await skip_to_now(keeping)
     await store.remember_position(await count_on(keeping))
     plan = await load_plan(reader)  # after the identity: should the sources change, the keeper sees it

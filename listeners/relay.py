@@ -57,7 +57,6 @@ class Relay:
         self._election = Election(self._listener_dsn, timeout_s=self._timeout_s, random=random)
         self._statistics = RelayStatistics()
         self._reign: Reign | None = None
-        self._generation: str | None = None  # of the last reign of this process
         self._tried = self._waited = False  # to take the lock; for somebody else to give it back
 
     def statistics(self) -> RelayStatistics:
@@ -116,7 +115,7 @@ class Relay:
     async def _reign_once(self, tenure: Tenure) -> None:
         ends = (self._listener_dsn, "relay reader"), (self._dsn, "relay keeper")
         async with both_connected(*ends, timeout_s=self._timeout_s) as (reader, keeping):
-            mandate = await begin_reign(reader, keeping, self._store, self._settings, self._generation)
+            mandate = await begin_reign(reader, keeping, self._store, self._settings)
             state = (self._store, self._settings, self._statistics)
             reign = Reign(mandate, reader, *state, clock=self._clock)
             keeper = Keeper(mandate, reign, keeping, *state, clock=self._clock)
@@ -145,7 +144,7 @@ class Relay:
         statistics = self._statistics
         statistics.active, statistics.reigns = True, statistics.reigns + 1
         statistics.generation, statistics.term = mandate.generation, mandate.term
-        self._generation, self._reign = mandate.generation, reign
+        self._reign = reign
         log.info("relay reigns", generation=mandate.generation, term=mandate.term, notify=mandate.notify)
 
     def _leave(self, reign: Reign) -> None:

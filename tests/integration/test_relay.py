@@ -11,6 +11,7 @@ import pytest
 from listeners.attach import attach, attached, detach
 from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.errors import Refused
+from listeners.generation import renew_nonce
 from listeners.keys import BUCKETS, Keys
 from listeners.migrations import migrate
 from listeners.postgres import connected
@@ -397,6 +398,18 @@ class TestGoingOn:
         async with running(make(database_url, topics)) as relay:
             await eventually(lambda: _holds(topics, "product:A", {"stock:A:L1": sold}))
             assert relay.statistics().rows_read == 1, "the first change was acknowledged and saved"
+
+    async def test_one_that_returns_skips_nothing_of_a_generation_begun_without_it(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        returning, between = make(database_url, topics), make(database_url, topics)
+        async with running(returning):
+            await renew_nonce(shop)
+        async with running(between):
+            await topics.load("product:A")
+        sold = await sell(shop)
+        async with running(returning):
+            await eventually(lambda: _holds(topics, "product:A", {"stock:A:L1": sold}))
 
     async def test_a_relay_that_leaves_lets_the_next_one_in_at_once(
         self, database_url: str, shop: Any, topics: Topics
