@@ -141,7 +141,7 @@ async def test_with_the_same_term_do_the_same_work_twice(shop: Shop, database_ur
             readers.append(await connect(database_url, purpose=f"relay reader {number}"))
             put.push_async_callback(readers[-1].close)
         keeping = await put.enter_async_context(connected(database_url, purpose="relay keeper"))
-        mandate = await begin_reign(readers[0], keeping, shop.store, SETTINGS, None)
+        mandate = await begin_reign(readers[0], keeping, shop.store, SETTINGS)
         await prepare_reader(readers[1])
         statistics = [RelayStatistics() for _ in readers]
         stores: list[Any] = [shop.store, _SlowStore(shop.store)]
