@@ -47,7 +47,12 @@ SUITES: Final = (
         ("tests", "--ignore=tests/unit", "--ignore=tests/faults"),
     ),
 )
-FAULTS: Final = Suite("faults: servers, links, processes and clients that fail", ("tests/faults",))
+_BULK: Final = "tests/faults/test_bulk.py"
+FAULTS: Final = Suite(
+    "faults: servers, links, processes and clients that fail", ("tests/faults", f"--ignore={_BULK}")
+)
+# By itself: it keeps two cores busy for minutes, and everything else is timed.
+BULK: Final = Suite("faults: a million rows at once", (_BULK,))
 
 
 class Outcome(NamedTuple):
@@ -183,16 +188,19 @@ def run_faults(workers: int, scratch: Path) -> tuple[list[str], Outcome]:
     ledger = scratch / "ledger"
     ledger.mkdir()
     os.environ[LEDGER] = str(ledger)
-    well, outcome = run_suite(FAULTS, workers=workers, scratch=scratch, covered=False)
-    problems = [f"left running by the tests: {process}" for process in stop_leftovers(scratch)]
+    problems, total = [], NOTHING
+    for suite, width in ((FAULTS, workers), (BULK, 1)):
+        well, outcome = run_suite(suite, workers=width, scratch=scratch, covered=False)
+        total += outcome
+        problems += [f"left running by the tests: {process}" for process in stop_leftovers(scratch)]
+        if not well:
+            problems.append(f"failed: {suite.heading}")
     report = read_report(ledger)
     heading("faults")
     print(table(report))
-    if not well:
-        problems.append(f"failed: {FAULTS.heading}")
     if report.faults < AT_LEAST:
         problems.append(f"only {report.faults} faults were injected, {AT_LEAST} are promised")
-    return problems, outcome
+    return problems, total
 
 
 def print_end(problems: Iterable[str], outcome: Outcome, *, seconds: float) -> None:
