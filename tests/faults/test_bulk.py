@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -16,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.migrations import migrate
 from tests.faults.ledger import injected, tally
+from tests.support.memory import forget_peak, peak_bytes, resident_bytes
 from tests.support.messages import next_message
 from tests.support.ports import free_port
 from tests.support.processes import START_S, Served, serving
@@ -41,6 +41,7 @@ UNSAID_S: Final = 3 * CANARY_MS / 1000 + 1.0
 # A quiet machine works through a backlog at 40,000 rows a second.
 BACKLOG_S: Final = 300.0
 
+MIB: Final = 1024 * 1024
 # What a process may take beyond what it took when all was quiet, in MiB. The relay has two pages of 2,000 log
 # rows, at about 2 KiB as they come and 4 KiB folded, whatever the size of the change. The replica holds its
 # share of what is watched, 20,000 items of 0.5 KiB: as messages, and as a snapshot that is sent again.
@@ -165,7 +166,7 @@ class Installation:
             await self.copies_equal(expected)
             await self.small_change_arrives()
             fault.recovered()
-        peaks = {who: memory_mib(served, "VmHWM") for who, (served, _) in processes.items()}
+        peaks = {who: peak_bytes(served.process.pid) / MIB for who, (served, _) in processes.items()}
         print(
             f"\n{name}: written in {committed - began:.1f} s, read in {settled - committed:.1f} s more;",
             *(f"{who} {before[who]:.0f} MiB, at most {peaks[who]:.0f};" for who in peaks),
@@ -193,15 +194,9 @@ class Installation:
 
 
 def begin_peak(served: Served) -> float:
-    """Forgets the highest memory so far (proc_pid_clear_refs(5)); returns what is resident now, in MiB."""
-    Path(f"/proc/{served.process.pid}/clear_refs").write_text("5")
-    return memory_mib(served, "VmRSS")
-
-
-def memory_mib(served: Served, name: str) -> float:
-    """VmRSS: resident now; VmHWM: at most, since begin_peak()."""
-    lines = Path(f"/proc/{served.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+    """Returns what is resident now, in MiB."""
+    forget_peak(served.process.pid)
+    return resident_bytes(served.process.pid) / MIB
 
 
 @asynccontextmanager

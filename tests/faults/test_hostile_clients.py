@@ -26,6 +26,7 @@ from tests.faults.ledger import injected
 from tests.faults.rig import Replica
 from tests.faults.shop import PULSE_KEY, Shop
 from tests.support.checker import CheckedCopies
+from tests.support.memory import forget_peak, peak_bytes, resident_bytes
 from tests.support.proxy import TcpProxy, proxied
 from tests.support.waiting import eventually
 from tests.support.watcher import Watcher
@@ -82,19 +83,9 @@ class Scene:
     def port(self) -> int:
         return self.replica.port
 
-    def resident(self, field: str = "VmRSS") -> int:
-        """Bytes of the gateway's memory; `VmHWM`: their peak since forget_peak()."""
-        lines = Path(f"/proc/{self.replica.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.replica.pid}/clear_refs").write_text("5")
-
-    def open_files(self) -> int:
-        return len(list(Path(f"/proc/{self.replica.pid}/fd").iterdir()))
-
-    async def connections(self, number: int) -> bool:
-        return await self.replica.metric("gateway_connections") == number
+    @property
+    def pid(self) -> int:
+        return self.replica.pid
 
     async def latency(self, since: float) -> Latency:
         """Of the pulses that were committed after `since`; they are waited for."""
@@ -222,13 +213,13 @@ class TestFloods:
         async with make_scene(messages_per_s=100) as scene:
             quiet = await quietly(scene)
             for kind in ("pings", "requests", "fragments", "visits", "headers"):
-                scene.forget_peak()
-                before = scene.resident()
+                forget_peak(scene.pid)
+                before = resident_bytes(scene.pid)
                 with injected(f"client: floods {kind}") as fault:
                     outcome = await attack(kind, scene.port, HOSTILE_S)
                     fault.ended()
                     during = await scene.latency(fault.began)
-                    grown = scene.resident("VmHWM") - before
+                    grown = peak_bytes(scene.pid) - before
                     print(f"{kind}: {quiet} alone, {during} beside; {grown / MIB:+.1f} MiB; {outcome}")
                     await scene.converged()
                     fault.recovered()
@@ -244,8 +235,8 @@ class TestSlowReaders:
         number = 100
         async with make_scene(slow_client_s=2) as scene:
             quiet = await quietly(scene)
-            scene.forget_peak()
-            before = scene.resident()
+            forget_peak(scene.pid)
+            before = resident_bytes(scene.pid)
             with injected("client: stops reading") as fault:
                 async with (
                     sockets(number, scene.port, ALL_TOPICS, receive_buffer=4096) as stuck,
@@ -268,7 +259,7 @@ class TestSlowReaders:
                 during = await scene.latency(fault.began)
                 await scene.converged()
                 fault.recovered()
-            grown = scene.resident("VmHWM") - before
+            grown = peak_bytes(scene.pid) - before
             codes = Counter(listener.close_code for listener in listeners)
             print(
                 f"{number} that stop: {quiet} alone, {during} beside; {grown / number / 1024:.0f} KiB each,"
@@ -304,8 +295,8 @@ class TestHandshakes:
         async with make_scene() as scene:
             quiet = await quietly(scene)
             files = scene.open_files()
-            scene.forget_peak()
-            before = scene.resident()
+            forget_peak(scene.pid)
+            before = resident_bytes(scene.pid)
             with injected("client: never completes the handshake") as fault:
                 silent = [socket.create_connection(("127.0.0.1", scene.port)) for _ in range(400)]
                 dripping = [socket.create_connection(("127.0.0.1", scene.port)) for _ in range(100)]
@@ -319,7 +310,7 @@ class TestHandshakes:
                 fault.recovered()
             for sock in (*silent, *dripping):
                 sock.close()
-            grown = scene.resident("VmHWM") - before
+            grown = peak_bytes(scene.pid) - before
             print(f"handshakes: {quiet} alone, {during} beside; {grown / 500 / 1024:.0f} KiB each")
             assert grown <= 500 * 32 * 1024
             assert_unaffected(during, quiet)
@@ -343,14 +334,14 @@ class TestHalfAndGone:
         message = client_frame(orjson.dumps({"type": "ping", "id": "late"} | {"x": "x" * 16_000}))
         async with make_scene() as scene:
             quiet = await quietly(scene)
-            scene.forget_peak()
-            before = scene.resident()
+            forget_peak(scene.pid)
+            before = resident_bytes(scene.pid)
             with injected("client: sends half a frame") as fault:
                 async with sockets(200, scene.port) as opened:
                     for sock in opened:
                         sock.sendall(message[:-1])
                     during = await quietly(scene)
-                    grown = scene.resident("VmHWM") - before
+                    grown = peak_bytes(scene.pid) - before
                     opened[0].sendall(message[-1:])
                     assert b'"late"' in await asyncio.to_thread(read_until, opened[0], b'"late"')
                 fault.ended()
