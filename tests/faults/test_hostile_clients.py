@@ -87,6 +87,12 @@ class Scene:
     def pid(self) -> int:
         return self.replica.pid
 
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    async def connections(self, number: int) -> bool:
+        return await self.replica.metric("gateway_connections") == number
+
     async def latency(self, since: float) -> Latency:
         """Of the pulses that were committed after `since`; they are waited for."""
         pulses = [pulse for pulse in self.shop.pulses if pulse.committed_at > since]
