@@ -24,6 +24,9 @@ ALL = [
     "source locations",
     "source inventory",
 ]
+OURS = [name for name in ALL if name.startswith("gateway/")]
+FILES = [name for name in ALL if "/" in name]
+NEXT = "0004"
 SCHEMA = """
     SELECT table_schema, table_name, column_name, data_type, column_default, is_nullable
     FROM information_schema.columns WHERE table_schema IN ('gateway', 'public')
@@ -61,7 +64,7 @@ async def query(url: str, sql: str, *args: Any) -> Any:
 
 class TestMigrateFromZero:
     async def test_applies_everything_and_attaches_the_default_sources(self, empty_database_url: str) -> None:
-        assert await pending(empty_database_url) == ALL[:3]
+        assert await pending(empty_database_url) == FILES
         assert await migrate(empty_database_url) == ALL
         assert await pending(empty_database_url) == []
         names = await query(empty_database_url, "SELECT name FROM gateway.sources ORDER BY name")
@@ -122,7 +125,7 @@ class TestMigrateFromZero:
 
 class TestMigrateWithoutShop:
     async def test_leaves_the_reference_schema_out_for_good(self, empty_database_url: str) -> None:
-        assert await migrate(empty_database_url, shop=False) == ALL[:2]
+        assert await migrate(empty_database_url, shop=False) == OURS
         assert await pending(empty_database_url) == []
         assert await migrate(empty_database_url) == []
         assert (await query(empty_database_url, "SELECT to_regclass('public.products') AS t"))[0]["t"] is None
@@ -138,8 +141,8 @@ class TestMigrateWithoutShop:
         await query(empty_database_url, f"CREATE TABLE public.{table} (id int)")
         with pytest.raises(MigrationError, match=rf"public\.{table} exists .* `migrate --no-shop`"):
             await migrate(empty_database_url)
-        assert await pending(empty_database_url) == ALL[:3]
-        assert await migrate(empty_database_url, shop=False) == ALL[:2]
+        assert await pending(empty_database_url) == FILES
+        assert await migrate(empty_database_url, shop=False) == OURS
 
 
 class TestChecksums:
@@ -154,30 +157,30 @@ class TestChecksums:
     async def test_a_migration_of_a_newer_version_is_an_error(
         self, empty_database_url: str, files: Path
     ) -> None:
-        (files / "gateway" / "0003_later.sql").write_text("CREATE TABLE gateway.later (id int);")
-        assert "gateway/0003_later" in await migrate(empty_database_url, directory=files)
-        with pytest.raises(MigrationError, match="gateway/0003_later is applied but unknown here"):
+        (files / "gateway" / f"{NEXT}_later.sql").write_text("CREATE TABLE gateway.later (id int);")
+        assert f"gateway/{NEXT}_later" in await migrate(empty_database_url, directory=files)
+        with pytest.raises(MigrationError, match=f"gateway/{NEXT}_later is applied but unknown here"):
             await pending(empty_database_url)
 
     async def test_a_failing_migration_leaves_nothing_of_itself(
         self, empty_database_url: str, files: Path
     ) -> None:
-        later = files / "gateway" / "0003_later.sql"
+        later = files / "gateway" / f"{NEXT}_later.sql"
         later.write_text("CREATE TABLE gateway.later (id int); SELECT 1 / 0;")
-        with pytest.raises(MigrationError, match="gateway/0003_later: division by zero"):
+        with pytest.raises(MigrationError, match=f"gateway/{NEXT}_later: division by zero"):
             await migrate(empty_database_url, directory=files)
         assert await pending(empty_database_url, directory=files) == [
-            "gateway/0003_later",
+            f"gateway/{NEXT}_later",
             "shop/0001_reference_schema",
         ]
         later.write_text("CREATE TABLE gateway.later (id int);")
         await migrate(empty_database_url, directory=files)
         assert await pending(empty_database_url, directory=files) == []
 
-    @pytest.mark.parametrize("name", ["0004_gap.sql", "3_short.sql", "0003_Upper.sql"])
+    @pytest.mark.parametrize("name", ["0005_gap.sql", "4_short.sql", f"{NEXT}_Upper.sql"])
     def test_files_are_numbered_without_gaps(self, files: Path, name: str) -> None:
         (files / "gateway" / name).write_text("SELECT 1;")
-        with pytest.raises(MigrationError, match=f"gateway/{name}: number 0003 is expected"):
+        with pytest.raises(MigrationError, match=f"gateway/{name}: number {NEXT} is expected"):
             read_migrations(files)
 
 

@@ -230,7 +230,8 @@ class TestAlterTable:
         await shop.execute(f"ALTER TABLE products DROP COLUMN {column}")
         rows = await self.write(writer, shop)
         assert len(rows) == 7
-        assert all(row.item[column] is None for row in rows)
+        left = 0 if column == "price_minor" else None  # a number that must be there counts as 0
+        assert all(row.item[column] == left for row in rows)
 
     async def test_drop_the_stamped_columns(self, writer: Any, shop: Any) -> None:
         """Whoever drops our column loses the stamps, and nothing else: even a version comes with each row."""
