@@ -76,7 +76,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *args: Any) -> None:
         super().__init__(protocol, transport, *args)
-        set_deadlines(transport.get_extra_info("socket"))
+        try:
+            set_deadlines(transport.get_extra_info("socket"))
+        except OSError:
+            self.terminate()  # the link is gone already, and nobody else knows of this connection
+            raise
 
     def itself(self) -> "Connection":
         """Also through a pool's proxy, which is another object every time."""

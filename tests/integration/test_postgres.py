@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import gc
 import socket
 import time
 from typing import Any
@@ -34,6 +36,19 @@ class TestADedicatedConnection:
         assert name == "inventory-gateway test"
         assert [link.family for link in links] == [socket.AF_INET]
 
+    async def test_whose_link_is_gone_before_it_was_set_up_is_left_to_nobody(
+        self, database_url: str, pg: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def gone(_: Any) -> None:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+        monkeypatch.setattr("listeners.postgres.set_deadlines", gone)
+        with pytest.raises(Unavailable):
+            await connect(database_url, purpose="gone")
+        gc.collect()  # asyncpg warns of a connection that nobody has closed, and warnings are errors here
+        here = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '% gone'"
+        await eventually(lambda: _is_zero(pg, here))
+
     async def test_survives_a_change_of_the_schema(self, database_url: str, pg: Any) -> None:
         async with connected(database_url, purpose="test") as connection:
             await connection.fetch("SELECT * FROM vendors")
@@ -57,6 +72,10 @@ class TestADedicatedConnection:
             proxy.refuse()
             with pytest.raises(Unavailable):
                 await connect(url, purpose="test")
+
+
+async def _is_zero(pg: Any, query: str) -> bool:
+    return bool(await pg.fetchval(query) == 0)
 
 
 class TestAFrozenServer:
