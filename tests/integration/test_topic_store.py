@@ -571,6 +571,16 @@ class TestLoading:
         await relay_applies(store, TOPIC, change("A", 1))
         assert await store.open(TOPIC) == Opened(position.epoch, 2, 1)
 
+    async def test_an_older_read_does_not_take_back_what_was_applied_meanwhile(
+        self, store: TopicStore
+    ) -> None:
+        opened = await store.open(TOPIC)
+        assert isinstance(opened, MustLoad)
+        await relay_applies(store, TOPIC, change("A", 5))
+        await store.merge(TOPIC, opened.epoch, [item("A", 3), item("B", 3)])
+        await store.ready(TOPIC, opened.epoch)
+        assert await stored(store) == (opened.epoch, 1, [item("A", 5), item("B", 3)])
+
     async def test_large_loads_come_in_parts(self, store: TopicStore) -> None:
         items = sorted(item(f"P{n}", n + 1) for n in range(1999))
         epoch, seq = await load(store, TOPIC, items)

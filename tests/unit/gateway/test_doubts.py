@@ -218,6 +218,7 @@ class TestFreshAfterALostLink:
         replica.silent = False
         replica.restore()
         await eventually(lambda: not replica.is_stale(kept))
+        assert replica.is_stale(moved), "not even for a moment"
         await replica.has_sung()
         assert replica.is_stale(moved)
         replica.feed.log_is_shut = False
