@@ -142,6 +142,7 @@ class Follower(CheckedCopies):
         self.held.update(dict.fromkeys(topics, self.view))
         message: dict[str, Any] = {"type": "subscribe", "topics": list(topics), "view": self.view.value}
         complete = {t: self.position(t) for t in topics if self.view is View.EXACT and self.is_complete(t)}
+        self.asked |= complete
         if complete:
             message["resume"] = {t: {"epoch": p.epoch, "seq": p.seq} for t, p in complete.items()}
         await client.send(orjson.dumps(message).decode())

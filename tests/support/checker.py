@@ -21,6 +21,7 @@ class CheckedCopies:
         self.held: dict[str, View] = {}
         self.views: dict[str, View] = {}  # what each copy is a copy of
         self.checked = 0  # items
+        self.asked: dict[str, Position] = {}  # where a subscription was to go on from
         self._positions: dict[str, tuple[str, int]] = {}
         self._complete: dict[str, bool] = {}
         self._floors: dict[str, dict[str, int]] = {}  # what the last snapshot of the same epoch had reached
@@ -33,7 +34,9 @@ class CheckedCopies:
         if message["type"] == "snapshot":
             self._snapshot(topic, message)
         elif message["type"] == "resumed":
-            assert self._positions[topic] == (message["epoch"], message["seq"])
+            position = (message["epoch"], message["seq"])
+            assert position == self.asked.pop(topic, self._positions[topic])
+            self._positions[topic] = position  # what came since it was asked for comes again
             self._complete[topic] = True
         elif message["type"] == "delta":
             assert self._complete[topic], "a delta before the snapshot's last part"
