@@ -68,6 +68,7 @@ class Customer(Client):
         super().__init__(world.hub, world.metrics)
         self.world = world
         self.stale = True
+        self.elsewhere: set[str] = set()  # topics whose copies came by another connection
 
     def hear(self, transition: Transition) -> None:
         stale = transition is Transition.STALE
@@ -84,6 +85,7 @@ class Customer(Client):
         if message["type"] == "snapshot" and message["part"] == 1 and self.copies.get(message["topic"]):
             held, new = self.position(message["topic"]).epoch, message["epoch"]
             assert int(held[1:]) <= int(new[1:]), f"from epoch {held} back to {new}"
+        self.elsewhere.discard(message.get("topic", ""))
         super().receive(message)
 
 
@@ -162,6 +164,8 @@ class World:
     async def do_subscribe(self, client: int, topic: str, view: View, resume: bool) -> None:
         one = self.clients[client]
         complete = one.is_complete(topic) and one.views[topic] is view is View.EXACT
+        if topic in one.elsewhere and not (resume and complete):
+            one.left(topic)  # this connection has sent nothing yet, and is not told of the copy
         one.subscribe(topic, view=view, resume=one.position(topic) if resume and complete else None)
 
     async def do_leave(self, client: int, topic: str) -> None:
@@ -218,6 +222,7 @@ class World:
             one.held[topic] = view
             items = list(stored.items.values())
             one.receive(orjson.loads(self.snapshot(topic, stored.position, items, view)))
+            one.elsewhere.add(topic)
             one.leave(topic)
             one.held.pop(topic, None)
             if (
