@@ -33,8 +33,8 @@ __all__ = ["main"]
 REPLICAS: Final = 3
 RESTLESS: Final = 20  # clients
 SAMPLE_S: Final = 2.0
-# The first part of a run fills caches, pools and allocators; it is not fitted.
-WARM_UP: Final = 0.3
+# The first half of a run fills caches, pools and the allocator's arenas; what counts is the second one.
+WARM_UP: Final = 0.5
 # A leak of this much would double a replica's memory within two days.
 GROWTH_KIB_PER_MIN: Final = 40.0
 
@@ -109,12 +109,16 @@ async def _mismatches(replica: Replica) -> str:
 
 
 def grows(name: str, samples: Sequence[Sample]) -> str:
-    """Prints the fitted slope; a line if it is too steep."""
-    fitted = samples[round(len(samples) * WARM_UP) :]
-    slope = linear_regression([s.minutes for s in fitted], [s.kib for s in fitted]).slope
-    first, last = fitted[0].kib / 1024, fitted[-1].kib / 1024
-    print(f"{name}: {first:.1f} MiB, in the end {last:.1f} MiB; fitted slope {slope:+.1f} KiB a minute")
-    return f"{name} grows by {slope:.1f} KiB a minute" if slope > GROWTH_KIB_PER_MIN else ""
+    """Prints the fitted slopes of both halves; a line if that of the second one is too steep."""
+    middle = round(len(samples) * WARM_UP)
+    first, second = _slope(samples[:middle]), _slope(samples[middle:])
+    sizes = ", ".join(f"{samples[at].kib / 1024:.1f}" for at in (0, middle, -1))
+    print(f"{name}: {sizes} MiB; fitted slope {first:+.1f}, then {second:+.1f} KiB a minute")
+    return f"{name} grows by {second:.1f} KiB a minute" if second > GROWTH_KIB_PER_MIN else ""
+
+
+def _slope(samples: Sequence[Sample]) -> float:
+    return linear_regression([s.minutes for s in samples], [s.kib for s in samples]).slope
 
 
 def main(arguments: Sequence[str]) -> int:
