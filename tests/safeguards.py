@@ -292,4 +292,25 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "    if True:\n",
         (f"{_RELAY}::TestGoingOn",),
     ),
+    Mutation(
+        "a generation that is known from a beat alone",
+        "gateway/hub.py",
+        "            if envelope.generation != self._generation:\n",
+        "            if False:\n",
+        (_HUB, _DOUBTS),
+    ),
+    Mutation(
+        "where a resumption has led to counts as handed out",
+        "gateway/joining.py",
+        "                topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
+        "",
+        (_DOUBTS,),
+    ),
+    Mutation(
+        "what was opened over a lost link is opened again",
+        "gateway/joining.py",
+        "            if self._losses() != losses:\n",
+        "            if False:\n",
+        (_DOUBTS,),
+    ),
 )
