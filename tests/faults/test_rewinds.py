@@ -41,6 +41,8 @@ LOST = 777_001
 KEPT = 777_002
 # Rows of the log under numbers that this cluster has not given out yet.
 FOREIGN_ROWS = "SELECT count(*) FROM gateway.change_log WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())"
+# Transactions come to numbers that a new cluster does not reach by being restored into.
+NUMBERS_ON = "DO $$ BEGIN FOR n IN 1..5000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
 
 
 class TestAFailover:
@@ -58,9 +60,9 @@ class TestAFailover:
                 lead_to(rig, second)
                 rig.forget()
                 fault.ended()
+                two = await next_generation(rig, one)
                 await rig.recovered(fault)
             assert marked(rig, 1)
-            two = await generation(rig)
 
             third, _ = await servers.enter_async_context(standby_of(second))
             await mark(rig, KEPT)
@@ -72,9 +74,10 @@ class TestAFailover:
                     lead_to(rig, third)
                 rig.forget()
                 fault.ended()
+                three = await next_generation(rig, two)  # nothing else tells that it has followed
                 await rig.recovered(fault)
             assert marked(rig, KEPT)
-            assert len({one, two, await generation(rig)}) == 3
+            assert three != one
 
     async def test_lets_no_connection_that_was_left_behind_fill_a_topic(self) -> None:
         """The old primary lives on, and what was connected to it still is; only the relay has moved."""
@@ -188,6 +191,9 @@ class TestARestore:
                 await other.start()
                 servers.push_async_callback(other.stop)
                 before = await generation(rig)
+                await ask(rig.postgres, NUMBERS_ON)
+                written = rig.shop.written
+                await eventually(lambda: rig.shop.written > written)
                 await dump(rig.postgres.url, file)
                 await mark(rig, LOST)
                 with injected("postgres: dump restored into another cluster") as fault:
@@ -197,9 +203,9 @@ class TestARestore:
                     lead_to(rig, other)
                     rig.forget()
                     fault.ended()
+                    await next_generation(rig, before)
                     await rig.recovered(fault)
                 assert marked(rig, 1)
-                assert await generation(rig) != before
                 assert await ask(other, FOREIGN_ROWS) == 0
 
     async def test_of_the_server_s_files_is_told_by_the_counter_alone(self, tmp_path: Path) -> None:
@@ -265,7 +271,7 @@ class TestRedis:
     async def test_goes_back_without_its_topics_being_believed(self) -> None:
         """Epochs and seqs of the past are there again, as if nothing had happened."""
         async with AsyncExitStack() as servers, stack(**PATIENT) as rig:
-            generations = {await generation(rig)}
+            generations = [await generation(rig)]
             async with redis_session(rig.valkey) as client:
                 await client.save()
             with injected("redis: restart from an older file") as fault:
@@ -273,9 +279,9 @@ class TestRedis:
                 await rig.valkey.kill()
                 await rig.valkey.restart()
                 fault.ended()
+                generations.append(await next_generation(rig, generations[-1]))
                 await rig.recovered(fault)
             assert marked(rig, KEPT)
-            generations.add(await generation(rig))
 
             replica, link = await servers.enter_async_context(replica_of(rig.valkey))
             with injected("redis: failover that loses the last writes") as fault:
@@ -289,9 +295,9 @@ class TestRedis:
                 for serving in rig.replicas:
                     serving.redis.retarget("127.0.0.1", replica.port)
                 fault.ended()
+                generations.append(await next_generation(rig, generations[-1]))
                 await rig.recovered(fault)
             assert marked(rig, KEPT + 1)
-            generations.add(await generation(rig))
 
             with injected("redis: a past of its own, copied back into the running process") as fault:
                 again, _ = await servers.enter_async_context(replica_of(replica))
@@ -302,7 +308,7 @@ class TestRedis:
                     await eventually(lambda: linked(client), timeout_s=10)
                     await client.replicaof("NO", "ONE")
                 fault.ended()
+                generations.append(await next_generation(rig, generations[-1]))
                 await rig.recovered(fault)
             assert marked(rig, KEPT + 2)
-            generations.add(await generation(rig))
-            assert len(generations) == 4
+            assert len(set(generations)) == 4
