@@ -48,7 +48,7 @@ specs: $(STAMP)
 
 # The locks are made for every platform and Python the project supports, with hashes.
 LOCK = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header \
-       --no-emit-index-url --no-emit-find-links pyproject.toml
+       --no-strip-extras --no-emit-index-url --no-emit-find-links pyproject.toml
 lock:
 	$(LOCK) --all-extras -o requirements/dev.lock
 	$(LOCK) -o requirements/runtime.lock
