@@ -194,27 +194,38 @@ class TopicStore:
         """The topic, or the duty to load it. Raises NoRelay while no relay has begun."""
         epoch = self._new_token()
         with self._unfinished(topic, epoch):
-            found = await self._open(topic, epoch)
+            found, _ = await self._open(topic, epoch, 0)
         self._given_up.pop(topic, None)
         return MustLoad(epoch) if found is None else found
 
     async def peek(self, topic: str) -> Opened | Loading | None:
         """Like `open`, but nobody becomes the loader. None: it would be the caller."""
-        return await self._open(topic, "")
+        return (await self._open(topic, "", 0))[0]
 
-    async def _open(self, topic: str, epoch: str) -> Opened | Loading | None:
+    async def enter(self, topic: str) -> tuple[Opened | Loading | None, Stored | None]:
+        """`peek`, and `read` at the same moment if the topic is loaded and within `page_items`."""
+        found, fields = await self._open(topic, "", self._page_items)
+        if not isinstance(found, Opened) or fields is None:
+            return found, None
+        return found, Stored(
+            found.epoch, found.seq, decode_items(zip(fields[::2], fields[1::2], strict=True))
+        )
+
+    async def _open(
+        self, topic: str, epoch: str, items: int
+    ) -> tuple[Opened | Loading | None, Sequence[bytes] | None]:
         given_up = self._given_up.get(topic, ())
-        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, *given_up))
+        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, items, *given_up))
         match await self._scripts.run("open", call):
-            case [b"open", held, seq, items]:
-                return Opened(held.decode(), seq, items)
+            case [b"open", held, seq, live, *more]:
+                return Opened(held.decode(), seq, live), more[0] if more else None
             case [b"loading", left_ms]:
-                return Loading(min(left_ms, _LONGEST_POLL_MS))
+                return Loading(min(left_ms, _LONGEST_POLL_MS)), None
             case [b"norelay"]:
                 raise NoRelay(
                     "no relay has begun yet: start one, or wait until it has reached Postgres and Redis"
                 )
-        return None
+        return None, None
 
     @contextmanager
     def _unfinished(self, topic: str, epoch: str) -> Iterator[None]:
