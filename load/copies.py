@@ -1,16 +1,18 @@
 """Copies of topics as clients keep them, and whether they are what the database says."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 import orjson
 
-from load.client import Client, connect
+from load.client import connect
+from load.stack import Servers
 from load.waiting import until
 from protocol.items import Copy
 
-__all__ = ["Copies", "differing_copies", "open_copies"]
+__all__ = ["Copies", "differing_copies", "open_copies", "product_topics"]
 
 # The stock of a topic's kind; $1: its id.
 _STOCK: Final = {
@@ -27,7 +29,7 @@ class Copies:
         self.positions: dict[str, tuple[str, int]] = {}
         self.complete: set[str] = set()
         self.refusals: list[bytes] = []
-        self.client: Client | None = None
+        self.completed_at = 0.0  # when the last snapshot ended, in s of time.monotonic
 
     def on_text(self, payload: bytes, at: float, /) -> None:
         message = orjson.loads(payload)
@@ -39,6 +41,7 @@ class Copies:
                 self.complete.discard(topic)
             if message["last"]:
                 self.complete.add(topic)
+                self.completed_at = at
             copy.apply(message["items"])
         elif kind == "delta":
             self.copies[topic].apply(message["items"])
@@ -63,13 +66,27 @@ class Copies:
         return {key: item["version"] for key, item in held.items() if item["kind"] == "stock"}
 
 
-async def open_copies(url: str, topics: Sequence[str], *, timeout_s: float = 60.0) -> Copies:
+@asynccontextmanager
+async def open_copies(url: str, topics: Sequence[str], *, timeout_s: float = 60.0) -> AsyncIterator[Copies]:
     """A connection that has taken all topics. Raises RuntimeError, TimeoutError and what connect() does."""
     copies = Copies()
-    copies.client = await connect(url, copies.on_text)
-    copies.client.subscribe(topics)
-    await until(lambda: not copies.missing(topics), timeout_s=timeout_s)
-    return copies
+    client = await connect(url, copies.on_text)
+    try:
+        client.subscribe(topics)
+        await until(lambda: not copies.missing(topics), timeout_s=timeout_s)
+        yield copies
+    finally:
+        client.abort()
+
+
+async def product_topics(servers: Servers, count: int) -> list[str]:
+    """The topics of the first products."""
+    connection: Any = await asyncpg.connect(servers.database_url)
+    try:
+        query = "SELECT DISTINCT product_id FROM inventory ORDER BY product_id LIMIT $1"
+        return [f"product:{row[0]}" for row in await connection.fetch(query, count)]
+    finally:
+        await connection.close()
 
 
 async def differing_copies(database_url: str, each: Iterable[Copies]) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 
-from load.copies import Copies, differing_copies, open_copies
+from load.copies import Copies, differing_copies, open_copies, product_topics
 from load.percentiles import Summary, summarize
 from load.scenarios.costs import Costs, Meter
 from load.sink import Counts, Sinks, Visit, open_sinks
@@ -19,8 +19,8 @@ from load.waiting import until_answer
 
 __all__ = ["StormReport", "measure_reconnect_storm"]
 
-# They keep what they are sent, and it is compared with the database.
-WITNESSES: Final = 20
+# Connections that keep what they are sent, to be compared with the database.
+WITNESSES: Final = 5
 TOPICS_A_CONNECTION: Final = 100
 LIVE_S: Final = 120.0
 EQUAL_S: Final = 20.0
@@ -56,7 +56,7 @@ async def measure_reconnect_storm(
 
     They come from `home`, which has the topics loaded. With `resume` each has missed one change.
     """
-    names = await _products(servers, topics)
+    names = await product_topics(servers, topics)
     async with AsyncExitStack() as stack:
         held = await _hold(stack, home, names)
         positions = {topic: at for copies in held for topic, at in copies.positions.items()}
@@ -70,11 +70,7 @@ async def measure_reconnect_storm(
         await sinks.begin(urlsplit(replica.gateway_url).port or 0, visits, clients, at_once=0)
         live_at, handshakes = await _live(sinks, clients, "d" if resume else "s")
         costs = await meter.read()
-        witnesses = [
-            await open_copies(replica.realtime_url, names[:TOPICS_A_CONNECTION]) for _ in range(WITNESSES)
-        ]
-        for copies in witnesses:
-            _leave(stack, copies)
+        witnesses = await _hold(stack, replica, names[: WITNESSES * TOPICS_A_CONNECTION])
         await _change(servers, names)
         await sinks.wait_frames((2 if resume else 1) * clients, kind="d", timeout_s=EQUAL_S)
         differing = await _differing(servers, witnesses)
@@ -106,27 +102,14 @@ def _subscribe(name: str, position: tuple[str, int] | None) -> bytes:
     return orjson.dumps(message)
 
 
-async def _products(servers: Servers, count: int) -> list[str]:
-    connection: Any = await asyncpg.connect(servers.database_url)
-    try:
-        query = "SELECT DISTINCT product_id FROM inventory ORDER BY product_id LIMIT $1"
-        return [f"product:{row[0]}" for row in await connection.fetch(query, count)]
-    finally:
-        await connection.close()
-
-
 async def _hold(stack: AsyncExitStack, gateway: Gateway, names: Sequence[str]) -> list[Copies]:
-    held = []
-    for first in range(0, len(names), TOPICS_A_CONNECTION):
-        copies = await open_copies(gateway.realtime_url, names[first : first + TOPICS_A_CONNECTION])
-        _leave(stack, copies)
-        held.append(copies)
-    return held
-
-
-def _leave(stack: AsyncExitStack, copies: Copies) -> None:
-    assert copies.client is not None
-    stack.callback(copies.client.abort)
+    """Connections that follow them all, until the stack is closed."""
+    return [
+        await stack.enter_async_context(
+            open_copies(gateway.realtime_url, names[first : first + TOPICS_A_CONNECTION])
+        )
+        for first in range(0, len(names), TOPICS_A_CONNECTION)
+    ]
 
 
 async def _change(servers: Servers, names: Sequence[str]) -> None:
