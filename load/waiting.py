@@ -3,7 +3,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["until", "until_answer"]
+__all__ = ["until", "until_answered"]
 
 T = TypeVar("T")
 
@@ -18,10 +18,10 @@ async def until(condition: Callable[[], T | None], *, timeout_s: float, interval
     return value
 
 
-async def until_answer(
+async def until_answered(
     ask: Callable[[], Awaitable[T | None]], *, timeout_s: float, interval_s: float = 0.02
 ) -> T:
-    """As `until`, of a condition that has to be awaited."""
+    """The same for a condition that has to be waited for itself."""
     deadline = time.monotonic() + timeout_s
     while not (value := await ask()):
         if time.monotonic() > deadline:

@@ -15,7 +15,7 @@ from load.percentiles import Summary, summarize
 from load.scenarios.costs import Costs, Meter
 from load.sink import Counts, Sinks, Visit, open_sinks
 from load.stack import Gateway, Servers
-from load.waiting import until_answer
+from load.waiting import until_answered
 
 __all__ = ["StormReport", "measure_reconnect_storm"]
 
@@ -91,7 +91,7 @@ async def _live(sinks: Sinks, clients: int, kind: str) -> tuple[float, Summary]:
             raise RuntimeError(f"{now.failed} of {clients} clients were refused, {now.lost} lost")
         return now if now.kinds.get(kind, 0) >= clients else None
 
-    counts = await until_answer(look, timeout_s=LIVE_S)
+    counts = await until_answered(look, timeout_s=LIVE_S)
     return counts.last_at, summarize(delay * _MS for delay in delays)
 
 
@@ -138,5 +138,5 @@ async def _differing(servers: Servers, witnesses: Sequence[Copies]) -> int:
         return not differing
 
     with suppress(TimeoutError):
-        await until_answer(equal, timeout_s=EQUAL_S, interval_s=0.2)
+        await until_answered(equal, timeout_s=EQUAL_S, interval_s=0.2)
     return differing
