@@ -20,11 +20,11 @@ _IN_STOCK: Final = -1
 _GONE: Final = -2
 
 
-# What is held for each item is one object of bytes: dictionaries of nothing but text and bytes are none of the
+# What is held for each item is one object of bytes: a dictionary of nothing but text and bytes is none of the
 # garbage collector's business. With tuples, each of its full collections took 50 ms for 100,000 items.
 
-# What the public view needs of a stock item: version, whether it exists, amount, low. The last two are 0 and -1
-# where the location is inactive or the row is gone: it is neither in the sum nor in the largest then.
+# What the public view needs of a stock item: version, whether it exists, amount, low. The last two are 0 and
+# -1 where the location is inactive or the row is gone: it is neither in the sum nor in the largest then.
 _STOCK: Final = Struct("<q?qq")
 _NO_LOW: Final = -1
 # What subscribers were last told about one availability: version, bucket.

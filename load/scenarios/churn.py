@@ -1,5 +1,5 @@
-"""Clients that come, take a snapshot, stay a moment and leave, at random moments: what that costs, and whether
-something of them stays behind."""
+"""Clients that come, take a snapshot, stay a moment and leave, at random moments: what that costs, and
+whether something of them stays behind."""
 
 import asyncio
 import time
