@@ -1,7 +1,8 @@
 """Two readings of one topic side by side: what the store holds, and what Postgres does."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from itertools import chain
 from struct import Struct
 from typing import Final
 
@@ -9,7 +10,7 @@ from listeners.errors import TopicTooLarge
 from protocol.items import Item
 from protocol.topics import Topic, TopicKind
 
-__all__ = ["Stamps", "differing", "read_stamps", "stamp", "version_of", "witnesses"]
+__all__ = ["Stamps", "differing", "forget", "read_stamps", "stamp", "version_of", "witnesses"]
 
 
 # An item in few bytes: version, whether it is deleted, and the hash of its body, of this process alone. The
@@ -61,20 +62,25 @@ async def differing(topic: Topic, stored: Stamps, rows: Stamps) -> list[str]:
     ignore it (protocol/PROTOCOL.md), so it does not count, on whichever side it is.
     """
     keys = []
-    for number, key in enumerate(_keys(stored, rows), 1):
+    for number, key in enumerate(chain(stored, rows), 1):
+        if number % COMPARED_AT_ONCE == 0:
+            await asyncio.sleep(0)
         held = stored.get(key)
+        if held is not None and number > len(stored):
+            continue  # it has had its turn
         alive = None if held is None or _is_deleted(held) else held
         if alive != rows.get(key) and all(other in rows for other in _stock_here(topic, key)):
             keys.append(key)
-        if number % COMPARED_AT_ONCE == 0:
-            await asyncio.sleep(0)
     return sorted(keys)
 
 
-def _keys(stored: Stamps, rows: Stamps) -> Iterator[str]:
-    """Of both, each once. A union of the two would take 20 ms for 100,000 of each."""
-    yield from stored
-    yield from (key for key in rows if key not in stored)
+async def forget(*read: dict[str, bytes]) -> None:
+    """Empties what read_stamps() has returned, a little at a time: 200,000 at once take 20 ms."""
+    for stamps in read:
+        while stamps:
+            for _ in range(min(len(stamps), COMPARED_AT_ONCE)):
+                stamps.popitem()
+            await asyncio.sleep(0)
 
 
 def witnesses(topic: Topic, key: str) -> tuple[str, ...]:

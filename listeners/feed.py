@@ -60,7 +60,7 @@ class TopicFeed:
     async def read(self, topic: str) -> Stored | None:
         """None: not loaded any more, or more than can be read at one moment (PAGE_ITEMS)."""
         with _told(topic):
-            stored = await self._store.read(topic)
+            stored = await self._store.read(topic, pages=False)
         return stored if stored is not None and len(stored.items) <= PAGE_ITEMS else None
 
     async def pages(self, topic: str, epoch: str) -> AsyncIterator[Sequence[Item]]:

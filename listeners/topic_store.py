@@ -40,8 +40,10 @@ __all__ = [
     "TopicStore",
 ]
 
-# An HSCAN of so many items takes Redis about a millisecond.
+# What is read at one moment, in one answer: Redis takes about a millisecond for it.
 PAGE_ITEMS: Final = 2000
+# Of larger topics so many at a time: reading them holds our loop for some 3 ms.
+_SCAN_ITEMS: Final = 1000
 # Tombstones a topic may hold beside half as many as it has live items.
 _TOMBSTONES: Final = 1000
 _TOPICS_A_CALL: Final = 200
@@ -268,8 +270,9 @@ class TopicStore:
         with self._unfinished(topic, epoch):
             await self._scripts.run("abandon", Call(self._topic_keys(topic), args))
 
-    async def read(self, topic: str) -> Stored | None:
-        """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded."""
+    async def read(self, topic: str, *, pages: bool = True) -> Stored | None:
+        """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded, or is
+        of several pages and those are not wanted."""
         call = Call((self._keys.relay(bucket_of(topic)), self._keys.topic(topic)), (self._page_items,))
         reply, node = await self._scripts.run_placed("read", call)
         if reply is None:
@@ -278,6 +281,8 @@ class TopicStore:
         stored = Stored(epoch.decode(), seq, decode_items(zip(fields[::2], fields[1::2], strict=True)))
         if int(cursor) == 0:
             return stored
+        if not pages:
+            return None
         newest = {item.key: item for item in stored.items}
         try:
             async for page in self._pages(topic, stored.epoch, int(cursor), node):
@@ -300,7 +305,9 @@ class TopicStore:
         command = ("HSCAN", self._keys.topic(topic))
         while True:
             with translated():
-                page, place = await execute_placed(self._client, *command, cursor, "COUNT", self._page_items)
+                page, place = await execute_placed(
+                    self._client, *command, cursor, "COUNT", min(self._page_items, _SCAN_ITEMS)
+                )
             if cursor and place != node:
                 raise EpochChanged(f"{topic} has moved to another node while it was read: read it again")
             node = place

@@ -10,7 +10,7 @@ import structlog
 
 from listeners.backoff import Backoff
 from listeners.cancelling import apart
-from listeners.comparison import Stamps, differing, read_stamps, stamp, witnesses
+from listeners.comparison import Stamps, differing, forget, read_stamps, stamp, witnesses
 from listeners.errors import EpochChanged, ListenersError, TopicTooLarge
 from listeners.keys import BUCKETS
 from listeners.loader import TopicRows
@@ -195,6 +195,7 @@ class Verifier:
             rows = await read_stamps(name, batches, limit=self._max_items)
         keys = await differing(topic, stored, rows)
         if not keys:
+            await forget(stored, rows)
             return Outcome.VERIFIED
         proven = await self._still_differing(topic, position.epoch, stored, keys)
         if not proven:

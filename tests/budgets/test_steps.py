@@ -108,6 +108,18 @@ class TestTheLoader:
         assert work.total >= 3 * 2 * PRODUCTS
         assert work.longest <= LIGHT_STEP
 
+    async def test_so_is_finding_what_differs_even_if_nothing_does(self, work: Work) -> None:
+        class Counted(dict[str, bytes]):
+            def get(self, key: str, default: Any = None) -> Any:
+                work.add(1)
+                return super().get(key, default)
+
+        stamps = Counted((item.key, comparison.stamp(item)) for item in items())
+        async with work.watched():
+            assert await comparison.differing(TOPIC, stamps, Counted(stamps)) == []
+        assert work.total >= 3 * 2 * PRODUCTS
+        assert work.longest <= LIGHT_STEP
+
     async def test_a_page_of_the_store_is_a_step(self, store: TopicStore, work: Work) -> None:
         position = await load(store, NAME, items())
         work.counts(topic_store, "decode_items", len)
