@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from load.frames import client_frame
+from load.waiting import until_answered
 
 __all__ = ["Counts", "SinkFailed", "Sinks", "Visit", "open_sinks"]
 
@@ -27,7 +28,6 @@ __all__ = ["Counts", "SinkFailed", "Sinks", "Visit", "open_sinks"]
 AT_ONCE: Final = 100
 ADDRESSES: Final = 8
 ANSWER_S: Final = 60.0
-LOOK_S: Final = 0.02
 # A command line holds the requests of so many connections.
 LINE_BYTES: Final = 64 * 1024 * 1024
 
@@ -107,8 +107,8 @@ class Sinks:
     ) -> float:
         """Opens `count` connections more, the visits in turn; how long that took, in s.
 
-        `at_once` bounds those of a process that are being opened, 0 does not: a storm. `deaf` ones read nothing
-        after the handshake. Raises SinkFailed if one is refused or lost, TimeoutError.
+        `at_once` bounds those of a process that are being opened, 0 does not: a storm. `deaf` ones read
+        nothing after the handshake. Raises SinkFailed if one is refused or lost, TimeoutError.
         """
         before = await self.counts()
         began = time.monotonic()
@@ -121,7 +121,7 @@ class Sinks:
                 raise SinkFailed(f"{now.failed} connections refused, {now.lost} lost")
             return now.open >= wanted
 
-        await _until(check, timeout_s=timeout_s)
+        await until_answered(check, timeout_s=timeout_s)
         return time.monotonic() - began
 
     async def begin(
@@ -187,18 +187,10 @@ class Sinks:
             now = await self.counts()
             return now if (now.kinds.get(kind, 0) if kind else now.frames) >= frames else None
 
-        return await _until(check, timeout_s=timeout_s)
+        return await until_answered(check, timeout_s=timeout_s)
 
     async def _ask_all(self, do: str, **arguments: Any) -> list[dict[str, Any]]:
         return await asyncio.gather(*(worker.ask(do, **arguments) for worker in self._workers))
-
-
-async def _until(check: Any, *, timeout_s: float) -> Any:
-    """The first true answer of `check`, asked every LOOK_S."""
-    async with asyncio.timeout(timeout_s):
-        while not (value := await check()):
-            await asyncio.sleep(LOOK_S)
-    return value
 
 
 @asynccontextmanager

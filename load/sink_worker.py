@@ -19,7 +19,7 @@ from load.frames import CLOSE, PING, PONG, TEXT, client_frame
 
 __all__ = ["KIND_AT", "Sink"]
 
-# A message of the protocol begins with {"type":" and the first letter of its type tells the frequent ones apart.
+# A message of the protocol begins with {"type":" and the next letter tells the frequent types apart.
 KIND_AT: Final = len(b'{"type":"')
 BUFFER_BYTES: Final = 256 * 1024
 EVENTS_AT_ONCE: Final = 1024
@@ -28,7 +28,6 @@ IP_BIND_ADDRESS_NO_PORT: Final = 24
 READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 _LONG: Final = 126
-_HEAD_BYTES: Final = 10  # of the longest unmasked frame header
 
 
 class Peer:
@@ -231,12 +230,15 @@ class Sink:
     def _count(self, peer: Peer, size: int) -> None:
         self._bytes += size
         self._last_at = time.monotonic()
-        buffer, at = self._buffer, 0
+        at = 0
         if peer.rest:
             size = self._prepend(peer, size)
         elif peer.missing:
             at = min(peer.missing, size)
             peer.missing -= at
+            if at == size:
+                return
+        buffer = self._buffer
         while at < size:
             length, begin = buffer[at + 1] if at + 1 < size else -1, at + 2
             if length >= _LONG:
@@ -259,7 +261,7 @@ class Sink:
 
     def _prepend(self, peer: Peer, size: int) -> int:
         rest, peer.rest = peer.rest, b""
-        # What does not fit is read again later: a header's beginning is a few bytes, the buffer has room for it.
+        # The beginning of a header is a few bytes; only a full buffer has no room for it.
         data = rest + bytes(self._view[:size])
         if len(data) > len(self._buffer):
             self._buffer = bytearray(len(data))
