@@ -18,7 +18,7 @@ class Bun:
     name: Final = "Bun (uWebSockets)"
     how: Final = "npm install --global bun"
     remark: Final = (
-        "one event loop, and threads of its own for the garbage; publishes of one turn of it share a frame's write"
+        "one event loop, more threads for garbage; publishes of one turn of the loop share a write"
     )
 
     def installed(self) -> bool:

@@ -60,11 +60,7 @@ class Nchan:
         program = find_program("nginx")
         assert program is not None
         (port,) = free_ports(1)
-        # Its worker runs as another user if we are root.
-        directory.chmod(0o755)
-        configuration = directory / "nginx.conf"
-        values = {"directory": directory, "module": _module(), "port": port, "topic": TOPIC}
-        configuration.write_text(_CONFIGURATION.substitute(values))
+        configuration = _configure(directory, port)
         log = directory / "nginx.log"
         command = (program, "-p", directory, "-e", "stderr", "-c", configuration)
         async with running(command, log) as process:
@@ -72,6 +68,14 @@ class Nchan:
             with closing(Poster(port, "/publish", {"Content-Type": "application/json"})) as poster:
                 visit = Visit("/subscribe", subprotocol=None)
                 yield Serving(process.pid, port, visit, poster.post)
+
+
+def _configure(directory: Path, port: int) -> Path:
+    directory.chmod(0o755)  # under root, the worker runs as another user
+    path = directory / "nginx.conf"
+    values = {"directory": directory, "module": _module(), "port": port, "topic": TOPIC}
+    path.write_text(_CONFIGURATION.substitute(values))
+    return path
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the peers in Python share: each is a process of its own that takes its payloads from standard input."""
+"""What the peers in Python share: a process each that takes its payloads from standard input."""
 
 import asyncio
 import sys

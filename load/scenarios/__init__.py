@@ -6,8 +6,9 @@ from typing import Final
 from load.scenario import Scenario
 from load.scenarios.fanout import FANOUT
 from load.scenarios.idle_latency import IDLE_LATENCY
+from load.scenarios.peers import PEERS_SCENARIO
 from load.scenarios.shop_side import SHOP_SIDE
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, SHOP_SIDE)
+SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, PEERS_SCENARIO, SHOP_SIDE)

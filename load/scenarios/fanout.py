@@ -2,15 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
 
-import asyncpg
-
 from load.pacing import arrivals, paced
 from load.processes import resident_bytes
+from load.product import Product, changing_product
 from load.scenario import Bench, Report, Scenario, Table
 from load.sink import Counts, Sinks, Visit, open_sinks
 from load.stack import Gateway, Servers, relay_process, serve_process
@@ -54,30 +51,16 @@ async def measure_fanout(
 
     Raises SinkFailed if one of them is refused or lost.
     """
-    async with _product(servers) as (connection, product, location), open_sinks() as sinks:
-        visit = Visit(f"/realtime?topics=product:{product}")
+    async with changing_product(servers) as product, open_sinks() as sinks:
+        visit = Visit(f"/realtime?topics={product.topic}")
         await _gather(sinks, gateway, visit, WARM_UP_CLIENTS)
         before, usage = resident_bytes(gateway.pid), Usage(gateway.pid)
         added = clients - WARM_UP_CLIENTS
         await _gather(sinks, gateway, visit, added)
         connect_us = usage.so_far().cpu_s / added * 1e6
         bytes_per_connection = (resident_bytes(gateway.pid) - before) / added
-        results = [
-            await _measure_rate(connection, product, location, sinks, gateway, rate, seconds)
-            for rate in rates_per_s
-        ]
+        results = [await _measure_rate(product, sinks, gateway, rate, seconds) for rate in rates_per_s]
     return FanoutReport(clients, bytes_per_connection, connect_us, tuple(results))
-
-
-@asynccontextmanager
-async def _product(servers: Servers) -> AsyncIterator[tuple[asyncpg.Connection, str, str]]:
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        query = "SELECT product_id, location_id FROM inventory ORDER BY product_id DESC, location_id LIMIT 1"
-        product, location = await connection.fetchrow(query)
-        yield connection, product, location
-    finally:
-        await connection.close()
 
 
 async def _gather(sinks: Sinks, gateway: Gateway, visit: Visit, count: int) -> None:
@@ -89,18 +72,11 @@ async def _gather(sinks: Sinks, gateway: Gateway, visit: Visit, count: int) -> N
 
 
 async def _measure_rate(
-    connection: asyncpg.Connection,
-    product: str,
-    location: str,
-    sinks: Sinks,
-    gateway: Gateway,
-    rate_per_s: float,
-    seconds: float,
+    product: Product, sinks: Sinks, gateway: Gateway, rate_per_s: float, seconds: float
 ) -> FanoutResult:
     before, usage = await sinks.counts(), Usage(gateway.pid)
-    update = "UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = $1 AND location_id = $2"
     async for _ in paced(arrivals(rate_per_s, seconds, rng=random.Random(1))):
-        await connection.execute(update, product, location)
+        await product.change()
     after = await _settled(sinks)
     use = usage.so_far()
     frames, size = after.frames - before.frames, after.bytes - before.bytes
