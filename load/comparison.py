@@ -62,7 +62,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Standing:
-    """A server with its idle clients. `processes`: of its tree; `wire_bytes`: of a delivery, with its header."""
+    """A server with its idle clients. `processes`: of its tree; `wire_bytes`: of a delivery with header."""
 
     name: str
     bytes_per_connection: float

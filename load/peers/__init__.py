@@ -9,12 +9,15 @@ from load.peers.nats import Nats
 from load.peers.nchan import Nchan
 from load.peers.peer import Peer
 from load.peers.picows import Picows
+from load.peers.transports import Transports
 from load.peers.uvicorn import Uvicorn
 from load.peers.websockets import Websockets
 
 __all__ = ["PEERS"]
 
 PEERS: Final[Sequence[Peer]] = (
+    Transports("uvloop"),
+    Transports("aiofastnet"),
     Bun(),
     Nchan(),
     Picows("aiofastnet"),

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from load.comparison import Comparison, Plan, compare, ratios
@@ -26,11 +26,12 @@ MEMORY_BUDGET_KIB: Final = 7.0
 async def run_comparison(bench: Bench, others: Sequence[Peer], plan: Plan) -> Report:
     """The limit, the gateway, and those of `others` that are installed."""
     limits = [limit for limit in (LimitInC(), LimitInPython()) if limit.installed()]
-    required = [GatewayPeer(bench.servers), *limits]
+    gateway = GatewayPeer(bench.servers)
     installed = [peer for peer in others if peer.installed()]
-    comparison = await compare(required, installed, plan)
     missing = [peer for peer in others if not peer.installed()]
-    return report_of(comparison, [*required, *installed], [limit.name for limit in limits], missing, plan)
+    comparison = await compare([gateway, *limits], installed, plan)
+    names = [limit.name for limit in limits]
+    return report_of(comparison, [*limits, gateway, *installed], names, missing, plan)
 
 
 async def _run(bench: Bench) -> Report:
@@ -42,7 +43,13 @@ async def _run(bench: Bench) -> Report:
 def report_of(
     comparison: Comparison, peers: Sequence[Peer], limits: Sequence[str], missing: Sequence[Peer], plan: Plan
 ) -> Report:
-    """`limits`: the names of those that the others are divided by, the cheapest of each round."""
+    """`limits`: the names of those that the others are divided by, the cheapest of each round.
+
+    Rows have the order of `peers`.
+    """
+    order = [peer.name for peer in peers]
+    by_order = sorted(comparison.standings, key=lambda standing: order.index(standing.name))
+    comparison = replace(comparison, standings=by_order)
     deliveries = [_deliveries(comparison, limits, rate, plan) for rate in plan.rates_per_s]
     idle = _idle(comparison, peers, missing)
     figures: dict[str, Any] = {
@@ -83,7 +90,6 @@ def _deliveries(comparison: Comparison, limits: Sequence[str], rate: float, plan
 
 
 def _idle(comparison: Comparison, peers: Sequence[Peer], missing: Sequence[Peer]) -> Table:
-    remarks = {peer.name: peer.remark for peer in peers}
     rows = [
         (
             standing.name,
@@ -91,16 +97,18 @@ def _idle(comparison: Comparison, peers: Sequence[Peer], missing: Sequence[Peer]
             f"{standing.connect_us:.0f}",
             f"{standing.wire_bytes:.0f}",
             standing.processes,
-            remarks[standing.name],
         )
         for standing in comparison.standings
     ]
-    head = ("server", "KiB/connection", "us/handshake", "bytes/delivery", "processes", "")
+    head = ("server", "KiB/connection", "us/handshake", "bytes/delivery", "processes")
     notes = [
-        *(f"{peer.name}: not installed: {peer.how}" for peer in missing),
+        *(f"{peer.name}: {peer.remark}." for peer in peers),
+        *(f"{peer.name}: not installed: {peer.how}." for peer in missing),
         *(f"{name}: {said}" for name, said in comparison.failed),
     ]
-    return Table("An idle connection with one subscription", head, rows, "\n".join(notes))
+    return Table(
+        "An idle connection with one subscription", head, rows, "\n".join(f"- {note}" for note in notes)
+    )
 
 
 def _verdicts(comparison: Comparison, limits: Sequence[str], plan: Plan) -> list[Verdict]:
