@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +7,9 @@ import pygal
 from pygal.style import Style
 
 __all__ = ["Plot", "draw"]
+
+# pygal leaves a finder for its plug-ins behind that Python warns of, at every later import that finds nothing.
+sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 _STYLE = Style(background="white", plot_background="white", title_font_size=18, label_font_size=12)
 
