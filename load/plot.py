@@ -8,7 +8,7 @@ from pygal.style import Style
 
 __all__ = ["Plot", "draw"]
 
-# pygal leaves a finder for its plug-ins behind that Python warns of, at every later import that finds nothing.
+# pygal leaves a finder for its plug-ins, of which Python warns at every later import that finds nothing.
 sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 _STYLE = Style(background="white", plot_background="white", title_font_size=18, label_font_size=12)
