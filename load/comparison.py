@@ -1,6 +1,7 @@
 """Servers side by side: what a delivery and an idle connection cost each, in turns of one run."""
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +14,7 @@ from load.children import StackFailed
 from load.pacing import paced
 from load.peers.peer import Peer, Serving, payload_of
 from load.sink import Counts, Sinks, open_sinks
-from load.usage import Usage, pids_of_tree, proportional_bytes
+from load.usage import Usage, pids_of_tree, pin_tree, proportional_bytes
 from load.waiting import until_answered
 
 __all__ = ["Comparison", "Plan", "Standing", "Turn", "compare", "frame_payload_bytes", "ratios"]
@@ -121,6 +122,7 @@ async def compare(required: Sequence[Peer], optional: Sequence[Peer], plan: Plan
                 failed.append((peer.name, str(error)))
                 continue
             sinks = await stack.enter_async_context(open_sinks(plan.sinks))
+            _keep_apart(serving, sinks)
             station = _Station(peer.name, serving, sinks)
             standings.append(await station.gather(plan.clients, payload))
             if not stations:
@@ -142,6 +144,16 @@ async def _started(peer: Peer) -> AsyncIterator[Serving]:
     with tempfile.TemporaryDirectory(prefix="igw-peer-", ignore_cleanup_errors=True) as name:
         async with peer.start(Path(name)) as serving:
             yield serving
+
+
+def _keep_apart(serving: Serving, sinks: Sinks) -> None:
+    """Each server has the same core, its clients the others: where a client runs decides what waking it costs
+    the server, and left to chance that hides all else. On a machine of one core nothing is done."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if others:
+        pin_tree(serving.pid, {first})
+        for pid in sinks.pids:
+            pin_tree(pid, set(others))
 
 
 class _Station:
