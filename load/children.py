@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 from asyncio.subprocess import Process
@@ -19,6 +20,11 @@ __all__ = ["StackFailed", "accepts", "answers", "free_ports", "last_words", "run
 START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 30.0
 
+# A benchmark that is killed can stop nothing any more, so the kernel tells its children (prctl(2),
+# PR_SET_PDEATHSIG). setpriv is part of util-linux; it becomes the command, under the same process id.
+_SETPRIV: Final = shutil.which("setpriv")
+_ENDING_WITH_US: Final = (_SETPRIV, "--pdeathsig", "TERM", "--") if _SETPRIV else ()
+
 T = TypeVar("T")
 
 
@@ -34,10 +40,11 @@ async def running(
     *,
     stdin: int = asyncio.subprocess.DEVNULL,
 ) -> AsyncIterator[Process]:
-    """The command in a process that ends with the block. `variables` are added to ours."""
+    """The command in a process that ends with the block, or with us. `variables` are added to ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
+            *_ENDING_WITH_US,
             *command,
             env={**inherited, **(variables or {})},
             stdin=stdin,
