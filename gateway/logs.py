@@ -49,8 +49,8 @@ def configure_logging(
         _take_out_secrets,
         _console_renderer(stream) if console else _render_json,
     ]
-    # Straight to the stream: by way of the standard library a line costs three times as much, and a crowd that
-    # reconnects writes one for each client.
+    # Straight to the stream: by way of the standard library a line costs three times as much, and a crowd
+    # that reconnects writes one for each client.
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

@@ -32,6 +32,8 @@ CROWD = 5  # clients of each topic
 STATEMENTS_A_LOAD = 3
 CLIENT = "inventory-gateway"
 CONNECTIONS = 16
+# What is counted here are costs, not times.
+SLOW_S = 30.0
 
 
 @dataclass
@@ -132,13 +134,13 @@ async def follow(replica: Replica, *topics: str, view: View = View.EXACT) -> Cli
     client = replica.client()
     for topic in topics:
         client.subscribe(topic, view=view)
-    await eventually(lambda: all(client.is_complete(topic) for topic in topics))
+    await eventually(lambda: all(client.is_complete(topic) for topic in topics), timeout_s=SLOW_S)
     return client
 
 
 async def reached(client: Client, seq: int) -> None:
     """All topics by this client."""
-    await eventually(lambda: all(client.position(topic).seq == seq for topic in TOPICS))
+    await eventually(lambda: all(client.position(topic).seq == seq for topic in TOPICS), timeout_s=SLOW_S)
 
 
 async def crowd(replica: Replica, view: View = View.EXACT) -> list[Client]:
@@ -147,7 +149,9 @@ async def crowd(replica: Replica, view: View = View.EXACT) -> list[Client]:
     for topic in TOPICS:
         for client in clients:
             client.subscribe(topic, view=view)
-    await eventually(lambda: all(client.is_complete(topic) for client in clients for topic in TOPICS))
+    await eventually(
+        lambda: all(client.is_complete(topic) for client in clients for topic in TOPICS), timeout_s=SLOW_S
+    )
     return clients
 
 
