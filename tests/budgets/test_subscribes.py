@@ -199,16 +199,14 @@ class TestLoadedElsewhere:
     """The replica knows nothing of the topics, Redis holds them: everybody comes at once."""
 
     @pytest.mark.parametrize("view", list(View))
-    async def test_one_round_trip_a_topic_and_no_statement(
-        self, make_replica: MakeReplica, view: View
-    ) -> None:
+    async def test_few_round_trips_and_no_statement(self, make_replica: MakeReplica, view: View) -> None:
         home, replica = await make_replica(), await make_replica()
         await follow(home, *TOPICS)
         replica.forget_costs()
         home.forget_costs()
         await crowd(replica, view)
         assert replica.pool.statements == 0
-        assert 0 < replica.trips[CLIENT] <= len(TOPICS)
+        assert 0 < replica.trips[CLIENT] <= len(TOPICS) / 4  # in company
 
     async def test_who_resumes_from_wherever_shares_one_reading_of_the_log(
         self, make_replica: MakeReplica
@@ -232,7 +230,7 @@ class TestLoadedElsewhere:
         assert all(len(client.of("resumed")) == len(TOPICS) for client in clients)
         assert all(client.holds(topic) == keeper.holds(topic) for client in clients for topic in TOPICS)
         assert replica.pool.statements == 0
-        assert 0 < replica.trips[CLIENT] <= 2 * len(TOPICS)
+        assert 0 < replica.trips[CLIENT] <= len(TOPICS) / 2
 
 
 class TestCold:
