@@ -103,9 +103,10 @@ async def _replica(
         stack.push_async_callback(real_pool.close)
         pool = CountingPool(real_pool)
         bus = RedisBus(redis_url, keys)
-        feed = TopicFeed(bus, store, TopicLoader(store, AttachedRows(), pool))
-        # Nothing periodic is to be counted.
-        settings = HubSettings(flush_s=0, canary_s=60, compare_s=60)
+        loader = TopicLoader(store, AttachedRows(), pool, wait_timeout_s=SLOW_S)
+        feed = TopicFeed(bus, store, loader)
+        # Nothing periodic is to be counted, and nobody to be refused on a machine that has other things to do.
+        settings = HubSettings(flush_s=0, canary_s=60, compare_s=60, patience_s=SLOW_S)
         hub = Hub(feed, GatewayMetrics(), settings, told=lambda *_: None)
         replica = Replica(hub, store, pool, trips)
         spawn = hub.spawn
