@@ -105,7 +105,7 @@ async def _replica(
         bus = RedisBus(redis_url, keys)
         loader = TopicLoader(store, AttachedRows(), pool, wait_timeout_s=SLOW_S)
         feed = TopicFeed(bus, store, loader)
-        # Nothing periodic is to be counted, and nobody to be refused on a machine that has other things to do.
+        # Nothing periodic is to be counted, and nobody refused on a machine that is busy with other things.
         settings = HubSettings(flush_s=0, canary_s=60, compare_s=60, patience_s=SLOW_S)
         hub = Hub(feed, GatewayMetrics(), settings, told=lambda *_: None)
         replica = Replica(hub, store, pool, trips)
