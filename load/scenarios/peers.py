@@ -15,7 +15,7 @@ from load.scenario import Bench, Report, Scenario, Table, Verdict
 
 __all__ = ["FULL", "PEERS_SCENARIO", "QUICK", "report_of", "run_comparison"]
 
-FULL: Final = Plan(clients=1000, rates_per_s=(40.0, 100.0), turn_s=1.5, rounds=3)
+FULL: Final = Plan(clients=1000, rates_per_s=(40.0, 100.0), turn_s=1.0, rounds=5)
 QUICK: Final = Plan(clients=300, rates_per_s=(40.0,), turn_s=1.0, rounds=3)
 # The budgets of the project: of CPU time for a delivery, by that of another; of memory for a connection.
 LIMIT_BUDGET: Final = 1.5
