@@ -4,7 +4,6 @@ const [port, topic] = process.argv.slice(2);
 Bun.serve({
   hostname: "127.0.0.1",
   port: Number(port),
-  idleTimeout: 0, // the publisher's connection waits for its turn
   async fetch(request, server) {
     if (request.method === "POST") {
       server.publish(topic, await request.text());

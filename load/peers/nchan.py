@@ -26,7 +26,6 @@ load_module $module;
 events { worker_connections 19000; }
 http {
     access_log off;
-    keepalive_timeout 1h;
     client_body_temp_path $directory/body;
     proxy_temp_path $directory/proxy;
     fastcgi_temp_path $directory/fastcgi;
