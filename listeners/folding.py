@@ -1,5 +1,5 @@
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -11,9 +11,11 @@ from listeners.parts import LogItem
 from protocol.items import InvalidRow, build_item, stock_ids, tombstone
 from protocol.topics import KEY_GRAMMAR, TopicKind
 
-__all__ = ["CanaryMark", "Folded", "fold"]
+__all__ = ["CanaryMark", "Folded", "fold", "folding"]
 
 _is_key: Final = re.compile(KEY_GRAMMAR).fullmatch
+# They take about 2 ms.
+_ROWS_A_STEP: Final = 500
 _ALL_KINDS: Final = frozenset(TopicKind)
 
 
@@ -198,9 +200,17 @@ def fold(rows: Iterable[LogRow], *, feeds: Mapping[str, Collection[str]] = Mappi
     `feeds`: the kinds of topics that a source feeds, for sources that do not feed all.
     """
     folded = Folded(feeds)
-    for row in sorted(rows, key=_log_id):
-        folded.add(row)
+    for _ in folding(rows, folded):
+        pass
     return folded
+
+
+def folding(rows: Iterable[LogRow], folded: Folded) -> Iterator[None]:
+    """Fold so many rows at a step that a loop that serves others as well is not held up for long."""
+    for number, row in enumerate(sorted(rows, key=_log_id), 1):
+        folded.add(row)
+        if number % _ROWS_A_STEP == 0:
+            yield
 
 
 def _log_id(row: LogRow) -> int:

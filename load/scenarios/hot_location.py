@@ -1,7 +1,6 @@
 """Every terminal of one busy location: coalescing bounds the frames of each, and the gateway's CPU time."""
 
 import asyncio
-import os
 import random
 import time
 from contextlib import suppress
@@ -10,12 +9,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from load.fanout import Audience
 from load.pacing import arrivals, paced
 from load.percentiles import Summary, summarize
-from load.processes import cpu_seconds
+from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import differences, subscribers, table_copy
-from load.stack import Gateway, Servers
+from load.sink import Visit, open_sinks
+from load.stack import Gateway, Servers, serve_process
+from load.usage import Usage
 from load.waiting import until
 
 __all__ = ["HotLocationReport", "measure_hot_location"]
@@ -24,6 +24,7 @@ WRITERS: Final = 4
 WARM_UP_S: Final = 2.0
 PATIENCE_S: Final = 10.0
 SNAPSHOTS_S: Final = 60.0
+SETTLE_S: Final = 1.0
 _MS: Final = 1000.0
 
 
@@ -42,10 +43,8 @@ class HotLocationReport:
     megabytes_per_s: float
     gateway_cpu_percent: float
     cpu_us_per_frame: float
-    clients_cpu_percent: float
     lag_ms: Summary
     wrong_rows: int
-    disconnected: int
 
 
 async def measure_hot_location(
@@ -56,51 +55,37 @@ async def measure_hot_location(
     location = await connection.fetchval("SELECT min(location_id) FROM inventory")
     query = "SELECT product_id FROM inventory WHERE location_id = $1"
     products = [row[0] for row in await connection.fetch(query, location)]
-    audience = Audience(f"{gateway.realtime_url}?topics=location:{location}")
     (witness,) = await subscribers(gateway.realtime_url, [f"location:{location}"], 1)
     try:
-        await audience.grow(clients - 1)
-        await _settled(audience)
-        await _write(servers, location, products, rate_per_s, WARM_UP_S)
-        witness.lag_s.clear()
-        frames, size, deltas = audience.frames, audience.bytes, witness.deltas
-        cpu, own_cpu, began = cpu_seconds(gateway.pid), cpu_seconds(os.getpid()), time.monotonic()
-        changes = await _write(servers, location, products, rate_per_s, seconds)
-        took_s = time.monotonic() - began
-        used_s, own_s = cpu_seconds(gateway.pid) - cpu, cpu_seconds(os.getpid()) - own_cpu
-        frames, size, deltas = audience.frames - frames, audience.bytes - size, witness.deltas - deltas
+        async with open_sinks() as sinks:
+            await sinks.connect(gateway.port, Visit(f"/realtime?topics=location:{location}"), clients - 1)
+            await sinks.wait_frames(clients - 1, kind="s", timeout_s=SNAPSHOTS_S)
+            await asyncio.sleep(SETTLE_S)
+            await _write(servers, location, products, rate_per_s, WARM_UP_S)
+            witness.lag_s.clear()
+            before, deltas, usage = await sinks.counts(), witness.deltas, Usage(gateway.pid)
+            changes = await _write(servers, location, products, rate_per_s, seconds)
+            use, after = usage.so_far(), await sinks.counts()
+            deltas = witness.deltas - deltas
+        frames, size = after.frames - before.frames, after.bytes - before.bytes
         truth = await table_copy(connection, location)
         with suppress(TimeoutError):  # the report says what is missing
             await until(lambda: not differences(witness.copy, truth), timeout_s=PATIENCE_S)
-        return HotLocationReport(
-            clients=clients,
-            rate_per_s=rate_per_s,
-            changes_per_s=changes / took_s,
-            frames_per_s=deltas / took_s,
-            megabytes_per_s=size / took_s / 1e6,
-            gateway_cpu_percent=used_s / took_s * 100,
-            cpu_us_per_frame=used_s / max(1, frames) * 1e6,
-            clients_cpu_percent=own_s / took_s * 100,
-            lag_ms=summarize(lag * _MS for lag in witness.lag_s),
-            wrong_rows=differences(witness.copy, truth),
-            disconnected=audience.lost(),
-        )
     finally:
-        audience.leave()
         if witness.connection is not None:
             witness.connection.abort()
         await connection.close()
-
-
-async def _settled(audience: Audience) -> None:
-    """Every snapshot is there: nothing has come for a while, and nothing else changes."""
-    seen = [-1]
-
-    def quiet() -> bool:
-        seen.append(audience.frames)
-        return seen[-1] == seen[-2] and seen[-1] >= 2 * len(audience)
-
-    await until(quiet, timeout_s=SNAPSHOTS_S, interval_s=0.5)
+    return HotLocationReport(
+        clients=clients,
+        rate_per_s=rate_per_s,
+        changes_per_s=changes / use.seconds,
+        frames_per_s=deltas / use.seconds,
+        megabytes_per_s=size / use.seconds / 1e6,
+        gateway_cpu_percent=use.cores * 100,
+        cpu_us_per_frame=use.cpu_s / max(1, frames) * 1e6,
+        lag_ms=summarize(lag * _MS for lag in witness.lag_s),
+        wrong_rows=differences(witness.copy, truth),
+    )
 
 
 async def _write(
