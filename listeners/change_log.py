@@ -101,14 +101,20 @@ class ChangeLog:
         for record in records:
             if record["item"] is None:
                 continue
-            if record["kind"] == "product" or _came_into_a_topic(record):
+            if (
+                record["kind"] == "product"
+                or _came_into_a_topic(record)
+                or (
+                    _is_live_stock(record)
+                    and spoken_for.setdefault(record["location_id"], record["id"]) == record["id"]
+                )
+            ):
                 asking.append(record)
-            elif record["kind"] == "stock" and record["op"] != "D":
-                if spoken_for.setdefault(record["location_id"], record["id"]) == record["id"]:
-                    asking.append(record)
         if not asking:
             return [LogRow._make(record[1:_LOGGED]) for record in records]
-        columns = zip(*((r["id"], r["kind"], r["op"], r["item"], r["gone"] and "") for r in asking), strict=True)
+        columns = zip(
+            *((r["id"], r["kind"], r["op"], r["item"], r["gone"] and "") for r in asking), strict=True
+        )
         found = await connection.fetch(self.sql.look_up, *map(list, columns), timeout=timeout_s)
         answers = {record["id"]: record[1:] for record in found}
         shared = {location: (None, None, None, answers[row][-1]) for location, row in spoken_for.items()}
@@ -123,13 +129,19 @@ _NO_ANSWER: Final = (None, None, None, None)
 _LOGGED: Final = len(LogRow._fields) - len(_NO_ANSWER) + 1
 
 
+def _is_live_stock(record: Any) -> bool:
+    return bool(record["kind"] == "stock" and record["op"] != "D")
+
+
 def _came_into_a_topic(record: Any) -> bool:
-    return record["kind"] == "stock" and (record["op"] == "I" or record["op"] == "U" and record["gone"] is not None)
+    return record["kind"] == "stock" and (
+        record["op"] == "I" or (record["op"] == "U" and record["gone"] is not None)
+    )
 
 
 def _answer(record: Any, shared: dict[str | None, tuple[Any, ...]]) -> tuple[Any, ...]:
     """What another row of the location has been told. A tombstone needs nothing."""
-    if record["kind"] != "stock" or record["op"] == "D":
+    if not _is_live_stock(record):
         return _NO_ANSWER
     return shared.get(record["location_id"], _NO_ANSWER)
 

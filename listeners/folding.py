@@ -83,7 +83,7 @@ class Folded:
     )
 
     def __init__(self, feeds: Mapping[str, Collection[str]]) -> None:
-        self._partial = {name: kinds for name, kinds in feeds.items() if not _ALL_KINDS <= set(kinds)}
+        self._partial = {name: kinds for name, kinds in feeds.items() if not set(kinds) >= _ALL_KINDS}
         self._routes: dict[str, dict[str, _Entry]] = {}
         self._overtaken: dict[str, list[_Entry]] = {}  # by topic: of a higher version than what came after
         self.rows = 0  # without markers

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -95,7 +94,6 @@ class _Pool(BlockingConnectionPool):
                 await idle.disconnect(nowait=True)  # does not suspend: nobody may take it half closed
 
 
-@cache
 def _packing(plain: type[AbstractConnection]) -> type[AbstractConnection]:
     """The class of connection with its commands packed by hiredis.
 
@@ -105,10 +103,10 @@ def _packing(plain: type[AbstractConnection]) -> type[AbstractConnection]:
 
     class Packing(plain):  # type: ignore[misc,valid-type]  # a class that is only known now
         def pack_command(self, *args: str | bytes | int | float) -> list[bytes]:
-            return [hiredis.pack_command(args)]
+            return [hiredis.pack_command(args)]  # type: ignore[arg-type]  # its types know one argument only
 
         def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
-            return [hiredis.pack_command(tuple(command)) for command in commands]
+            return [chunk for command in commands for chunk in self.pack_command(*command)]
 
     return Packing
 

@@ -115,7 +115,7 @@ def _plain_stock(row: Mapping[str, Any], version: int) -> Item | None:
 
 
 def stock_ids(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """The product, location and vendor of a stock row; None if they are not all within the grammar of keys."""
+    """The product, location and vendor of a stock row; None if one of them is outside the grammar of keys."""
     try:
         ids: tuple[str, str, str] = _STOCK_IDS(row)
         return ids if _three_keys(":".join(ids)) else None  # one match is cheaper than three

@@ -5,9 +5,19 @@ from typing import Final
 
 from load.scenario import Scenario
 from load.scenarios.fanout import FANOUT
+from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
+from load.scenarios.ingest import INGEST
+from load.scenarios.latency_topics import LATENCY_TOPICS
 from load.scenarios.shop_side import SHOP_SIDE
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, SHOP_SIDE)
+SCENARIOS: Final[Sequence[Scenario]] = (
+    IDLE_LATENCY,
+    LATENCY_TOPICS,
+    FANOUT,
+    HOT_LOCATION,
+    INGEST,
+    SHOP_SIDE,
+)

@@ -1,4 +1,4 @@
-"""What subscribers hold, against what the database says: loss, staleness and how old changes are on arrival."""
+"""What subscribers hold against what the database says, and how old changes are when they arrive."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -2,15 +2,14 @@
 
 import asyncio
 import random
-import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
+from load.percentiles import Summary, summarize, times_ms
 from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import differences, subscribers, table_copy
 from load.sink import Visit, open_sinks
@@ -18,8 +17,10 @@ from load.stack import Gateway, Servers, serve_process
 from load.usage import Usage
 from load.waiting import until
 
-__all__ = ["HotLocationReport", "measure_hot_location"]
+__all__ = ["HOT_LOCATION", "HotLocationReport", "measure_hot_location"]
 
+RATE_PER_S: Final = 1000.0
+TARGET_FRAMES_PER_S: Final = 25.0
 WRITERS: Final = 4
 WARM_UP_S: Final = 2.0
 PATIENCE_S: Final = 10.0
@@ -93,9 +94,7 @@ async def _write(
 ) -> int:
     async with asyncio.TaskGroup() as tasks:
         writers = [
-            tasks.create_task(
-                _writer(servers, location, products[n::WRITERS], rate_per_s / WRITERS, seconds)
-            )
+            tasks.create_task(_writer(servers, location, products[n::WRITERS], rate_per_s / WRITERS, seconds))
             for n in range(WRITERS)
         ]
     return sum(writer.result() for writer in writers)
@@ -116,3 +115,39 @@ async def _writer(
     finally:
         await connection.close()
     return number
+
+
+async def _run(bench: Bench) -> Report:
+    """One process with every setting at its default: it has the active relay too."""
+    clients, seconds = (200, 3.0) if bench.quick else (1000, 10.0)
+    async with serve_process(bench.servers, "gateway") as gateway:
+        report = await measure_hot_location(
+            bench.servers, gateway, clients=clients, rate_per_s=RATE_PER_S, seconds=seconds
+        )
+    row = (
+        report.clients,
+        f"{report.changes_per_s:,.0f}",
+        f"{report.frames_per_s:.1f}",
+        f"{report.megabytes_per_s:.0f}",
+        f"{report.gateway_cpu_percent:.0f}",
+        f"{report.cpu_us_per_frame:.1f}",
+        *times_ms(report.lag_ms),
+        report.wrong_rows,
+    )
+    head = ("terminals", "changes/s", "frames/s each", "MB/s", "gateway CPU %", "us/frame")
+    table = Table("A hot location", (*head, "lag ms p50", "p90", "p99", "p99.9", "max", "wrong rows"), [row])
+    return Report(tables=[table], figures=asdict(report), verdicts=[] if bench.quick else [_verdict(report)])
+
+
+def _verdict(report: HotLocationReport) -> Verdict:
+    return Verdict(
+        f"hot location, {RATE_PER_S:,.0f} changes/s at {report.clients:,} terminals: at most "
+        f"{TARGET_FRAMES_PER_S:g} frames/s each, below one core",
+        f"{report.frames_per_s:.1f} frames/s, {report.gateway_cpu_percent:.0f} % of a core",
+        report.frames_per_s <= TARGET_FRAMES_PER_S
+        and report.gateway_cpu_percent < 100
+        and not report.wrong_rows,
+    )
+
+
+HOT_LOCATION: Final = Scenario("hot_location", "every terminal of one busy location", _run)

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -16,17 +16,23 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
+from load.percentiles import Summary, summarize, times_ms
+from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import Subscriber, differences, subscribers, table_copy
-from load.stack import Gateway, Servers, StackFailed
+from load.stack import Gateway, Servers, StackFailed, relay_process, serve_process
+from load.usage import Usage
 from load.waiting import until
 
-__all__ = ["IngestReport", "measure_bulk_ingest", "measure_single_ingest"]
+__all__ = ["INGEST", "IngestReport", "measure_bulk_ingest", "measure_single_ingest"]
 
 SUBSCRIBERS: Final = 10
 ROWS_A_TRANSACTION: Final = 1000
 WRITERS: Final = 4
 PGBENCH_CLIENTS: Final = 8
+BULK_ROWS_PER_S: Final = 20_000.0
+SINGLE_ROWS_PER_S: Final = 4_000.0
+# That the lag is bounded shows in that it stays below this all the time.
+LAG_S: Final = 2.0
 # After the last commit: what has not come by then is lost.
 PATIENCE_S: Final = 30.0
 _MS: Final = 1000.0
@@ -38,7 +44,7 @@ class IngestReport:
 
     `lag_ms` is counted from when the oldest row of a delta was written, before its COMMIT, to its arrival.
     `drain_s` is how long after the last commit every copy was the table's; `wrong_rows` is what differed
-    then, over all copies. `unasked_s`: by how much the writers, not the gateway, fell behind the rate.
+    then, over all copies. `late_s`: by how much the writers, not the gateway, fell behind the rate.
     """
 
     what: str
@@ -68,10 +74,11 @@ async def measure_bulk_ingest(
 ) -> IngestReport:
     """Transactions of 1,000 updated rows of one location arrive at a steady mean rate, ready or not."""
     async with _watched(servers, gateway) as watch:
-        shares = [watch.products[n::WRITERS] for n in range(WRITERS)]
-        if len(shares[-1]) < ROWS_A_TRANSACTION:
-            raise ValueError(f"a location with {WRITERS * ROWS_A_TRANSACTION} products is needed")
         # Writers of their own rows wait for no lock of each other's.
+        count = min(WRITERS, len(watch.products) // ROWS_A_TRANSACTION)
+        if not count:
+            raise ValueError(f"a location with {ROWS_A_TRANSACTION} products is needed")
+        shares = [watch.products[n::count] for n in range(count)]
         async with asyncio.TaskGroup() as tasks:
             writers = [
                 tasks.create_task(
@@ -79,7 +86,7 @@ async def measure_bulk_ingest(
                         servers,
                         watch.location,
                         share,
-                        rows_per_s / ROWS_A_TRANSACTION / WRITERS,
+                        rows_per_s / ROWS_A_TRANSACTION / count,
                         seconds,
                         synchronous_commit,
                     )
@@ -189,7 +196,8 @@ async def _write_bulk(
     connection: Any = await asyncpg.connect(servers.database_url, server_settings=settings)
     try:
         update = await connection.prepare(
-            "UPDATE inventory SET on_hand = on_hand + 1 WHERE location_id = $1 AND product_id = ANY($2::text[])"
+            "UPDATE inventory SET on_hand = on_hand + 1"
+            " WHERE location_id = $1 AND product_id = ANY($2::text[])"
         )
         rows, late_s, at = 0, 0.0, 0
         began = time.monotonic()
@@ -248,7 +256,9 @@ async def _run_pgbench(
     lines = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
     lines |= dict(line.split(" = ", 1) for line in said.decode().splitlines() if " = " in line)
     rows = int(lines["number of transactions actually processed"].split("/")[0])
-    lag = next((value for name, value in lines.items() if name.startswith("rate limit schedule lag")), "avg 0")
+    lag = next(
+        (value for name, value in lines.items() if name.startswith("rate limit schedule lag")), "avg 0"
+    )
     return rows, float(lag.split("avg ")[1].split()[0]) / _MS
 
 
@@ -264,3 +274,70 @@ async def _product_numbers(servers: Servers, location: str) -> tuple[int, int, i
     if numbers != list(range(numbers[0], numbers[-1] + 1, step)):
         raise StackFailed("a fresh sample shop is needed, whose product numbers are evenly spaced")
     return numbers[0], step, len(numbers)
+
+
+async def _run(bench: Bench) -> Report:
+    """Relay and replica in processes of their own, as in production; commits wait for the disk."""
+    bulk, single, seconds = (
+        (10_000.0, 1_000.0, 3.0) if bench.quick else (BULK_ROWS_PER_S, SINGLE_ROWS_PER_S, 10.0)
+    )
+    servers = bench.servers
+    async with (
+        relay_process(servers, "relay") as relay,
+        serve_process(servers, "replica", relay="off") as gateway,
+    ):
+        reports, cores = [], []
+        for measure, rate in ((measure_bulk_ingest, bulk), (measure_single_ingest, single)):
+            usage = Usage(relay), Usage(gateway.pid)
+            reports.append(await measure(servers, gateway, rows_per_s=rate, seconds=seconds))
+            cores.append(tuple(each.so_far().cpu_s / reports[-1].seconds for each in usage))
+    return Report(
+        tables=[_table(reports, cores)],
+        figures={"reports": [asdict(report) for report in reports]},
+        verdicts=[] if bench.quick else [_verdict(report) for report in reports],
+    )
+
+
+def _table(reports: Sequence[IngestReport], cores: Sequence[tuple[float, ...]]) -> Table:
+    rows: list[list[object]] = [
+        [
+            report.what,
+            f"{report.rate_per_s:,.0f}",
+            f"{report.rows_per_s:,.0f}",
+            *times_ms(report.lag_ms),
+            f"{report.drain_s:.2f}",
+            f"{report.deltas_per_s:.0f}",
+            *(f"{used:.2f}" for used in used_cores),
+            report.wrong_rows,
+        ]
+        for report, used_cores in zip(reports, cores, strict=True)
+    ]
+    head = (
+        "to 10 subscribers of a location",
+        "rows/s asked",
+        "rows/s",
+        "lag ms p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+    )
+    return Table(
+        "Ingest: committed rows through to subscribers",
+        (*head, "drain s", "frames/s each", "relay cores", "replica cores", "wrong rows"),
+        rows,
+    )
+
+
+def _verdict(report: IngestReport) -> Verdict:
+    return Verdict(
+        f"ingest, {report.what}: {report.rate_per_s:,.0f} rows/s, no loss, lag below {LAG_S:g} s",
+        f"{report.rows_per_s:,.0f} rows/s, {report.wrong_rows} wrong rows,"
+        f" lag {report.lag_ms.max / _MS:.1f} s",
+        report.rows_per_s >= report.rate_per_s * 0.95
+        and not report.wrong_rows
+        and report.lag_ms.max <= LAG_S * _MS,
+    )
+
+
+INGEST: Final = Scenario("ingest", "as many committed changes a second as go through", _run)

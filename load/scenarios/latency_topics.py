@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import asyncpg
@@ -13,12 +13,17 @@ import orjson
 
 from load.client import Client, connect
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
-from load.stack import Gateway, Servers
+from load.percentiles import Summary, summarize, times_ms
+from load.scenario import Bench, Report, Scenario, Table, Verdict
+from load.stack import Gateway, Servers, serve_process
 from load.waiting import until
 
-__all__ = ["TopicsLatencyReport", "measure_topics_latency"]
+__all__ = ["LATENCY_TOPICS", "TopicsLatencyReport", "measure_topics_latency"]
 
+TOPICS: Final = 1000
+RATE_PER_S: Final = 1000.0
+TARGET_P50_MS: Final = 8.0
+TARGET_P99_MS: Final = 40.0
 WRITERS: Final = 6
 CONNECTING: Final = 50
 WARM_UP_S: Final = 2.0
@@ -184,3 +189,48 @@ async def _writer(url: str, products: list[str], times: _Times, rate_per_s: floa
             number += 1
     finally:
         await connection.close()
+
+
+async def _run(bench: Bench) -> Report:
+    """Two replicas with every setting at its default, so that one of them has the active relay too."""
+    topics, seconds = (200, 3.0) if bench.quick else (TOPICS, 20.0)
+    async with serve_process(bench.servers, "one") as one, serve_process(bench.servers, "two") as two:
+        report = await measure_topics_latency(
+            bench.servers, (one, two), topics=topics, rate_per_s=RATE_PER_S, seconds=seconds
+        )
+    return Report(
+        tables=[_table(report)],
+        figures=asdict(report),
+        verdicts=[] if bench.quick else [_verdict(report)],
+    )
+
+
+def _table(report: TopicsLatencyReport) -> Table:
+    rows: list[list[object]] = [
+        ["the statement, COMMIT included", *times_ms(report.statement)],
+        ["at the client, since the change was due", *times_ms(report.since_intended)],
+        ["at the client, since it was sent", *times_ms(report.since_sent)],
+        ["at the client, since COMMIT returned", *times_ms(report.since_returned)],
+    ]
+    return Table(
+        f"Commit to client, {report.changes_per_s:,.0f} changes/s over {report.topics} products"
+        f" with one client each, {report.replicas} replicas",
+        ("ms", "p50", "p90", "p99", "p99.9", "max"),
+        rows,
+        note=f"{report.changes:,} changes, {report.missing} missing, {report.wrong_rows} wrong rows",
+    )
+
+
+def _verdict(report: TopicsLatencyReport) -> Verdict:
+    measured = report.since_sent
+    return Verdict(
+        f"commit to client, {RATE_PER_S:,.0f} changes/s over {TOPICS:,} topics, 2 replicas: "
+        f"p50 <= {TARGET_P50_MS:g} ms, p99 <= {TARGET_P99_MS:g} ms",
+        f"p50 {measured.p50:.1f} ms, p99 {measured.p99:.1f} ms, {report.missing} missing",
+        measured.p50 <= TARGET_P50_MS
+        and measured.p99 <= TARGET_P99_MS
+        and not report.missing + report.wrong_rows,
+    )
+
+
+LATENCY_TOPICS: Final = Scenario("latency_topics", "commit to client where each watches its own", _run)
