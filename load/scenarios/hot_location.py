@@ -12,7 +12,7 @@ from load.pacing import arrivals, paced
 from load.percentiles import Summary, summarize, times_ms
 from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import differences, subscribers, table_copy
-from load.sink import Visit, open_sinks
+from load.sink import Sinks, Visit, open_sinks
 from load.stack import Gateway, Servers, serve_process
 from load.usage import Usage
 from load.waiting import until
@@ -60,8 +60,7 @@ async def measure_hot_location(
     try:
         async with open_sinks() as sinks:
             await sinks.connect(gateway.port, Visit(f"/realtime?topics=location:{location}"), clients - 1)
-            await sinks.wait_frames(clients - 1, kind="s", timeout_s=SNAPSHOTS_S)
-            await asyncio.sleep(SETTLE_S)
+            await _settled(sinks)
             await _write(servers, location, products, rate_per_s, WARM_UP_S)
             witness.lag_s.clear()
             before, deltas, usage = await sinks.counts(), witness.deltas, Usage(gateway.pid)
@@ -87,6 +86,15 @@ async def measure_hot_location(
         lag_ms=summarize(lag * _MS for lag in witness.lag_s),
         wrong_rows=differences(witness.copy, truth),
     )
+
+
+async def _settled(sinks: Sinks) -> None:
+    """Every snapshot is there: nothing has come for a while, and nothing changes yet. Raises TimeoutError."""
+    async with asyncio.timeout(SNAPSHOTS_S):
+        before, frames = -1, 0
+        while frames != before:
+            await asyncio.sleep(SETTLE_S)
+            before, frames = frames, (await sinks.counts()).frames
 
 
 async def _write(

@@ -20,6 +20,7 @@ PROTOCOL_MAY_USE = {
     "dataclasses",
     "datetime",
     "enum",
+    "operator",
     "orjson",
     "pydantic",
     "re",
