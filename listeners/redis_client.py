@@ -103,7 +103,8 @@ def _packing(plain: type[AbstractConnection]) -> type[AbstractConnection]:
 
     class Packing(plain):  # type: ignore[misc,valid-type]  # a class that is only known now
         def pack_command(self, *args: str | bytes | int | float) -> list[bytes]:
-            return [hiredis.pack_command(args)]  # type: ignore[arg-type]  # its types know one argument only
+            words = *str(args[0]).split(), *args[1:]  # redis-py itself says `CONFIG SET`, which are two
+            return [hiredis.pack_command(words)]  # type: ignore[arg-type]  # its types know one argument only
 
         def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
             return [chunk for command in commands for chunk in self.pack_command(*command)]
