@@ -169,6 +169,21 @@ class TestABatch:
         assert statistics.topics_applied - applied == watched + 2  # nothing was skipped
         assert counted.count == round_trips
 
+    async def test_of_few_changes_is_one_script_call_however_many_topics_it_concerns(
+        self, database_url: str, shop: Any, store: TopicStore, redis: Any
+    ) -> None:
+        """A call costs the server and the relay more than a change does."""
+        async with reigning(database_url, store) as (mandate, reader, _):
+            await load_everything(store, 40)
+            await sell(shop, 40)
+            batch = await ChangeLog(mandate.plan.read).read(reader, mandate.since)
+            publisher = Publisher(mandate, store, RelayStatistics(), ask_above=SETTINGS.ask_above)
+            await publisher.publish(batch.rows)
+            before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            await publisher.publish(batch.rows)
+            after = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        assert after - before == 1
+
     async def test_that_nobody_watches_is_only_asked_about(
         self, database_url: str, shop: Any, store: TopicStore, writes: Writes
     ) -> None:
