@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from load.scenario import Scenario
+from load.scenarios.connections import CONNECTIONS
 from load.scenarios.fanout import FANOUT
 from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
 from load.scenarios.ingest import INGEST
 from load.scenarios.latency_topics import LATENCY_TOPICS
+from load.scenarios.peers import PEERS_SCENARIO
 from load.scenarios.shop_side import SHOP_SIDE
 
 __all__ = ["SCENARIOS"]
@@ -17,6 +19,8 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     IDLE_LATENCY,
     LATENCY_TOPICS,
     FANOUT,
+    PEERS_SCENARIO,
+    CONNECTIONS,
     HOT_LOCATION,
     INGEST,
     SHOP_SIDE,

@@ -131,8 +131,15 @@ class FakeFeed:
     def unsubscribe_nowait(self, topic: str) -> None:
         self.subscribed.discard(topic)
 
+    def is_subscribed(self, topic: str) -> bool:
+        return topic in self.subscribed and self.gate.is_set() and self.failure is None
+
     async def wait_subscribed(self, topic: str) -> None:
         await self._answer()
+
+    async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]:
+        opened = await self.ensure(topic)
+        return opened, await self.read(str(topic))
 
     async def ensure(self, topic: Topic) -> Opened:
         await self._answer()
@@ -198,7 +205,7 @@ class Client(CheckedCopies):
         self.hub = hub
         self.room: int | None = None
         self.deliveries: dict[str, Delivery] = {}
-        self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), refuse=self._refused)
+        self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), owner=self)
         self.refusals: list[ProtocolError] = []
 
     # --- what a user does
@@ -235,7 +242,7 @@ class Client(CheckedCopies):
             if self.room <= 0:
                 self.outgoing.pause()
 
-    def _refused(self, subscription: Subscription, error: ProtocolError) -> None:
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         subscription.signal(Signal.REFUSED)
         self.deliveries.pop(subscription.topic)
         self.held.pop(subscription.topic)

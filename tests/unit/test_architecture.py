@@ -20,10 +20,12 @@ PROTOCOL_MAY_USE = {
     "dataclasses",
     "datetime",
     "enum",
+    "itertools",
     "operator",
     "orjson",
     "pydantic",
     "re",
+    "struct",
     "sys",
     "typing",
 }
