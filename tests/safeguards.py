@@ -94,8 +94,8 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fold by log id",
         "listeners/folding.py",
-        "    for row in sorted(rows, key=_log_id):\n",
-        "    for row in sorted(rows, key=lambda row: row.version or 0):\n",
+        "enumerate(sorted(rows, key=_log_id), 1)",
+        "enumerate(sorted(rows, key=lambda row: row.version or 0), 1)",
         (_FOLDING,),
     ),
     Mutation(
