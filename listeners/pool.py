@@ -92,6 +92,11 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._drop_idle()
         return await super().acquire(timeout=timeout)
 
+    async def expire_connections(self) -> None:
+        """What lies idle ends now: asyncpg would close it when it is asked for next, in a task of nobody's."""
+        await super().expire_connections()
+        self._drop_idle()
+
     async def watch(self) -> None:
         """Ends what waits for an answer that will not come, and only that; until cancelled."""
         while True:

@@ -134,6 +134,19 @@ class TestConnectionsInUse:
         assert asked == ([] if fresh_s else [PATIENCE_S] * 2)
         pool.terminate()
 
+    async def test_end_by_themselves_when_they_expire_and_at_once_where_they_lie_idle(
+        self, database_url: str
+    ) -> None:
+        pool = await make(database_url, max_size=3)
+        await warm(pool, 3)
+        async with pool.acquire() as lent:
+            expired = await lent.fetchval("SELECT pg_backend_pid()")
+            await pool.expire_connections()
+            assert pool.get_size() == 1, "of those that lay idle none is left"
+        assert pool.get_size() == 0
+        assert await pool.fetchval("SELECT pg_backend_pid()") != expired
+        pool.terminate()
+
     async def test_stay_when_an_answer_was_an_error(self, database_url: str) -> None:
         pool = await create_pool(database_url, max_size=1)
         first = await pool.fetchval("SELECT pg_backend_pid()")
