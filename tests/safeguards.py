@@ -195,11 +195,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_freshness.py",),
     ),
     Mutation(
-        "canary: not before its batch is acknowledged",
+        "canary: not before the whole of its batch is acknowledged",
+        "listeners/reign.py",
+        "                mark = await self._publisher.publish(page.rows) or mark\n",
+        "                mark = await self._publisher.publish(page.rows) or mark\n"
+        "                if mark is not None:\n"
+        "                    await self._publisher.beat(mark)\n",
+        (f"{_RELAY}::TestTheBeat",),
+    ),
+    Mutation(
+        "canary: vouches for no Redis but the one that has acknowledged",
         "listeners/publisher.py",
         "        if await self._store.server_identity() != self._mandate.identity.redis:\n",
         "        if False:\n",
-        (_RELAY,),
+        ("tests/unit/listeners/test_publisher.py",),
     ),
     Mutation(
         "fresh only after a comparison",
