@@ -93,7 +93,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         return await super().acquire(timeout=timeout)
 
     async def expire_connections(self) -> None:
-        """What lies idle ends now: asyncpg would close it when it is asked for next, in a task of nobody's."""
+        """What lies idle ends now: asyncpg would leave that to a task without an owner."""
         await super().expire_connections()
         self._drop_idle()
 

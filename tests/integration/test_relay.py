@@ -222,8 +222,8 @@ class TestTheBeat:
         async with running(make(database_url, topics)):
             pass
         stock = (
-            "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand) SELECT product_id, 'L1', 'V',"
-            " 1 FROM products WHERE product_id LIKE $1"
+            "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand)"
+            " SELECT product_id, 'L1', 'V', 1 FROM products WHERE product_id LIKE $1"
         )
         async with shop.transaction():
             await shop.execute(
