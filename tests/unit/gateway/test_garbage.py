@@ -1,0 +1,46 @@
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.garbage import set_startup_apart
+
+# A full collection is due after so many cycles that nobody has broken.
+CYCLES = 2 * 700 * 10 * 10
+
+
+class Old:
+    """Refers to itself, as an exception does whose frame holds it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def leave_garbage() -> "weakref.ref[Old]":
+    """What has become old before it became garbage."""
+    old = Old()
+    for generation in (0, 1):
+        gc.collect(generation)
+    return weakref.ref(old)
+
+
+def test_what_was_old_is_found_though_nothing_else_becomes_old() -> None:
+    set_startup_apart()
+    garbage = leave_garbage()
+    for _ in range(CYCLES):
+        Old()
+    assert garbage() is None
+
+
+def test_nothing_of_the_start_is_counted() -> None:
+    before = gc.get_freeze_count()
+    set_startup_apart()
+    assert gc.get_freeze_count() - before > 10_000
+    assert len(gc.get_objects(2)) < 1000
