@@ -7,7 +7,7 @@ import structlog
 
 from gateway.commands import run_async, run_until, stop_signal
 from gateway.config import Settings, load_settings
-from gateway.garbage import set_startup_apart
+from gateway.garbage import keep_garbage_small
 from gateway.http.ops import make_ops_app
 from gateway.logs import configure_logging
 from gateway.metrics import GatewayMetrics
@@ -79,7 +79,7 @@ async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
     async with open_store(settings) as store:
         relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))
-        set_startup_apart()
+        keep_garbage_small()
         log.info("the relay stands for election")
         async with asyncio.TaskGroup() as group:
             group.create_task(relay.run())
