@@ -92,7 +92,7 @@ def judge(mutation: Mutation, tree: Path) -> Verdict:
 
 def first_failure(output: str) -> str:
     """The test that pytest's summary names first; empty if it names none."""
-    failed = re.search(r"^(?:FAILED|ERROR) \S+?([^/\s]+\.py::\S+)", output, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py::.+?)(?: - .*)?$", output, re.MULTILINE)
     return failed[1] if failed else ""
 
 

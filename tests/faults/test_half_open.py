@@ -6,8 +6,8 @@ whose links are well, takes over. All timers have their defaults.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -28,6 +28,7 @@ from listeners.topic_store import MustLoad, TopicStore
 from protocol.topics import parse_topic
 from tests.faults.ledger import Fault, injected
 from tests.support.proxy import TcpProxy, proxied
+from tests.support.running import running
 from tests.support.waiting import eventually
 
 # Noticed, and another relay active.
@@ -49,17 +50,6 @@ async def shop(pg: Any) -> Any:
         """
     )
     return pg
-
-
-@asynccontextmanager
-async def running(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 class Stand:
