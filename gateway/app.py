@@ -13,7 +13,6 @@ from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
 from gateway.errors import CommandFailed
-from gateway.garbage import keep_garbage_small
 from gateway.http.app import make_client_app
 from gateway.http.ops import make_ops_app
 from gateway.http.ports import Readiness
@@ -77,7 +76,6 @@ async def serve(
         if await run_until(stop, startup.wait()):
             async with _replica(settings, metrics, page=page) as replica:
                 readiness.current = replica
-                keep_garbage_small()
                 await replica.run(clients, stop, on_tick=ops_server.tick, started=started)
     except* ListenersError as refusals:
         refused = [str(refusal) for refusal in refusals.exceptions]

@@ -8,7 +8,7 @@ _THRESHOLDS: Final = (700, 3, 1)
 
 
 def keep_garbage_small() -> None:
-    """For a process that has been put together and is about to serve.
+    """For a process of this program's own that has imported all it needs and is about to serve.
 
     Connections and exceptions die in cycles: each refers to what refers to it. CPython looks for such garbage
     among old objects only after 70,000 new ones, and only when a quarter of the old ones is new; the imports

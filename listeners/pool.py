@@ -78,7 +78,11 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     async def _look_closer(self, connection: Connection) -> None:
         """Once for each, when it is new: a pooler gives out pids that are not those of the backends."""
-        pid = await connection.fetchval("SELECT pg_backend_pid()", timeout=self._probe_timeout_s)
+        try:
+            pid = await connection.fetchval("SELECT pg_backend_pid()", timeout=self._probe_timeout_s)
+        except BaseException:
+            connection.terminate()  # asyncpg would wait for a farewell as long as for any command
+            raise
         if pid == connection.get_server_pid():
             self._direct.add(connection)
 

@@ -76,10 +76,10 @@ async def _relay(settings: Settings, startup: Startup, *, with_ops: bool) -> int
 async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
     from gateway.app import make_relay, open_store
 
+    keep_garbage_small()
     async with open_store(settings) as store:
         relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))
-        keep_garbage_small()
         log.info("the relay stands for election")
         async with asyncio.TaskGroup() as group:
             group.create_task(relay.run())

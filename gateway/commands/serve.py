@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gateway.commands import run_async, stop_signal
 from gateway.config import Settings, load_settings
+from gateway.garbage import keep_garbage_small
 from gateway.logs import configure_logging
 from gateway.sockets import bind_socket
 
@@ -56,6 +57,7 @@ def _bind(settings: Settings) -> tuple[socket.socket, socket.socket]:
 async def _serve(settings: Settings, clients: socket.socket, ops: socket.socket) -> int:
     from gateway.app import serve
 
+    keep_garbage_small()
     await serve(settings, clients=clients, ops=ops, stop=stop_signal())
     return 0
 
