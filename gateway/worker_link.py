@@ -9,7 +9,6 @@ import orjson
 from gateway.app import serve
 from gateway.commands import stop_signal
 from gateway.config import Settings
-from gateway.garbage import keep_garbage_small
 
 __all__ = ["WorkerAnswer", "WorkerLink", "ask_worker", "run_worker"]
 
@@ -42,7 +41,6 @@ async def run_worker(settings: Settings, link: WorkerLink) -> int:
     ops.bind(link.ops_path)
     for inherited in (clients, ops):
         inherited.setblocking(False)
-    keep_garbage_small()
     await serve(settings, clients=clients, ops=ops, stop=stop)
     return 0
 

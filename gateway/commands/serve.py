@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.worker is not None:
         from gateway.worker_link import WorkerLink, run_worker
 
+        keep_garbage_small()
         return run_async(run_worker(settings, WorkerLink.parse(options.worker)))
     clients, ops = _bind(settings)
     if settings.workers > 1:
