@@ -339,7 +339,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "where a resumption has led to counts as handed out",
         "gateway/joining.py",
-        "                topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
+        "        topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
         "",
         (_DOUBTS,),
     ),
