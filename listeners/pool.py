@@ -22,10 +22,11 @@ __all__ = ["ProbingPool", "create_pool"]
 
 _FRESH_S: Final = 1.0
 _WATCHER: Final = "pool watch"
-# A pooler in between tells us a pid that is none, or somebody else's: then this finds nothing.
+# A pooler in between tells us pids that are none, or somebody else's: then this does not find who asks.
 _BACKENDS: Final = """
     SELECT pid, wait_event = 'ClientRead' AS waits, state_change::text AS since
-    FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1::int[]) AND application_name = $2
+    FROM pg_catalog.pg_stat_activity
+    WHERE pid = ANY ($1::int[]) AND application_name = $2 OR pid = pg_catalog.pg_backend_pid()
 """
 _GONE: Final = "gone"
 log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         **kwargs: Any,
     ) -> None:
         name = f"{APPLICATION_NAME} {purpose}"
-        super().__init__(dsn, server_settings={"application_name": name}, init=self._look_closer, **kwargs)
+        super().__init__(dsn, server_settings={"application_name": name}, **kwargs)
         self._dsn = dsn
         self._name = name
         self._probe_timeout_s = probe_timeout_s
@@ -59,7 +60,6 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._idle: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
         self._lent: dict[Connection, float] = {}  # since when
         self._suspects: dict[Connection, str] = {}  # since when their backends wait for us, or _GONE
-        self._direct: weakref.WeakSet[Connection] = weakref.WeakSet()  # without a pooler in between
 
     @asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Any]:
@@ -75,16 +75,6 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         finally:
             del self._lent[itself]
             await self._give_back(connection, itself)
-
-    async def _look_closer(self, connection: Connection) -> None:
-        """Once for each, when it is new: a pooler gives out pids that are not those of the backends."""
-        try:
-            pid = await connection.fetchval("SELECT pg_backend_pid()", timeout=self._probe_timeout_s)
-        except BaseException:
-            connection.terminate()  # asyncpg would wait for a farewell as long as for any command
-            raise
-        if pid == connection.get_server_pid():
-            self._direct.add(connection)
 
     async def _take(self, timeout: float | None) -> Any:
         connection = await super().acquire(timeout=timeout)
@@ -128,13 +118,15 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             async with connected(self._dsn, purpose=_WATCHER, timeout_s=timeout_s) as watcher:
                 with classified():
                     rows = await watcher.fetch(_BACKENDS, list(pids), self._name, timeout=timeout_s)
+                    itself = watcher.get_server_pid()
         except ListenersError as error:
             if isinstance(error.__cause__, TimeoutError):  # else it answers, if only to refuse one more
                 self._end(slow, str(error))
             return
-        suspects = {pids[row["pid"]]: row["since"] for row in rows if row["waits"]}
         found = {row["pid"] for row in rows}
-        suspects |= {c: _GONE for pid, c in pids.items() if pid not in found and c in self._direct}
+        suspects = {pids[row["pid"]]: row["since"] for row in rows if row["waits"] and row["pid"] in pids}
+        if itself in found:  # the pids that we are told are those of the backends
+            suspects |= {c: _GONE for pid, c in pids.items() if pid not in found}
         dead = [c for c, since in suspects.items() if self._suspects.get(c) == since and c in self._lent]
         self._end(dead, "the link is half-open: its backend is gone, or waits for us as we do for it")
         self._suspects = suspects

@@ -116,24 +116,6 @@ class TestAServerThatFroze:
             assert await pool.fetchval("SELECT 7") == 7
             pool.terminate()
 
-    async def test_before_it_said_who_it_is_is_not_waited_for_to_say_farewell(
-        self, database_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        async with proxied(database_url) as (proxy, url):
-            look_closer = ProbingPool._look_closer
-
-            async def silenced(self: ProbingPool, connection: Connection) -> None:
-                proxy.black_hole()
-                await look_closer(self, connection)
-
-            monkeypatch.setattr(ProbingPool, "_look_closer", silenced)
-            pool = await make(url)
-            began = time.monotonic()
-            with pytest.raises(TimeoutError):
-                await pool.fetchval("SELECT 7")
-            assert time.monotonic() - began < 2 * (PATIENCE_S + CONNECT_S)
-            pool.terminate()
-
 
 class TestConnectionsInUse:
     @pytest.mark.parametrize("fresh_s", [0, 60])
