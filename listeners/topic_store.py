@@ -74,7 +74,7 @@ class TopicStore:
         ttl_s: int = 180,
         log_entries: int = 256,
         log_bytes: int = 1_048_576,
-        lease_ms: int = 10_000,
+        lease_ms: int = 3_000,
         tombstones: int = _TOMBSTONES,
         page_items: int = PAGE_ITEMS,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
@@ -93,6 +93,11 @@ class TopicStore:
         self._given_up: dict[str, tuple[str, ...]] = {}
         # How many topics were loaded when last asked: it decides whether to ask by name.
         self._loaded = [0] * BUCKETS
+
+    @property
+    def lease_s(self) -> float:
+        """How long others wait for a loader that has died."""
+        return self._lease_ms / 1000
 
     async def begin(self, generation: str, term: int) -> None:
         """From now on this relay reigns. A new generation voids all topics and is published.
