@@ -302,7 +302,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "where a resumption has led to counts as handed out",
         "gateway/joining.py",
-        "                topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
+        "        topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
         "",
         (_DOUBTS,),
     ),
@@ -312,5 +312,33 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "            if self._losses() != losses:\n",
         "            if False:\n",
         (_DOUBTS,),
+    ),
+    Mutation(
+        "a log that was read before is of no use once the topic has gone on",
+        "gateway/snapshots.py",
+        "        if held.since + len(held.changes) < topic.seq:\n",
+        "        if False:\n",
+        ("tests/unit/gateway/test_serving.py::TestResuming",),
+    ),
+    Mutation(
+        "nobody is served from memory while the bus may miss messages",
+        "gateway/joining.py",
+        "not self._feed.is_subscribed(topic.name)",
+        "False",
+        ("tests/unit/gateway/test_serving.py::TestAtOnce",),
+    ),
+    Mutation(
+        "what is read at once with opening is behind what has come since",
+        "gateway/snapshots.py",
+        "or stored.seq < max(topic.seq, topic.handed_seq)",
+        "or False",
+        ("tests/unit/gateway/test_serving.py::TestEntering",),
+    ),
+    Mutation(
+        "the public view is not made of less than what has come",
+        "gateway/joining.py",
+        "stored.epoch == epoch and stored.seq >= topic.seq:",
+        "stored.epoch == epoch:",
+        ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
 )
