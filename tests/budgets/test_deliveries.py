@@ -40,6 +40,9 @@ class Socket:
         self.written = data
         self.writes += 1
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         raise AssertionError(error)
 
