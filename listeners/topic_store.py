@@ -74,7 +74,7 @@ class TopicStore:
         ttl_s: int = 180,
         log_entries: int = 256,
         log_bytes: int = 1_048_576,
-        lease_ms: int = 10_000,
+        lease_ms: int = 3_000,
         tombstones: int = _TOMBSTONES,
         page_items: int = PAGE_ITEMS,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
@@ -93,6 +93,11 @@ class TopicStore:
         self._given_up: dict[str, tuple[str, ...]] = {}
         # How many topics were loaded when last asked: it decides whether to ask by name.
         self._loaded = [0] * BUCKETS
+
+    @property
+    def lease_s(self) -> float:
+        """How long others wait for a loader that has died."""
+        return self._lease_ms / 1000
 
     async def begin(self, generation: str, term: int) -> None:
         """From now on this relay reigns. A new generation voids all topics and is published.
@@ -158,18 +163,27 @@ class TopicStore:
         Raises StaleTerm, or UnknownReign when `begin` has to come first; some of it may be applied then.
         """
         head = (generation, term, changed_at_ms, self._publish, *self._log, self._tombstones, self._ttl_s)
-        calls = []
-        for bucket, names in _by_bucket(changes).items():
-            for part in apply_parts({name: changes[name] for name in names}):
-                args: list[str | bytes | int] = [*head]
-                for name, items in part:
-                    args += (name, self._keys.channel(name), len(items))
-                    for item, log_id in items:
-                        args += (item.key, item.version, mark_of(item), log_id, item.body)
-                calls.append(Call(self._bucket_keys(bucket, [name for name, _ in part]), args))
+        together: Iterable[Iterable[str]] = _by_bucket(changes).values() if self._cluster else [changes]
+        calls = [
+            self._apply_call(head, part)
+            for names in together
+            for part in apply_parts({name: changes[name] for name in names})
+        ]
         replies = await self._scripts.run_all("apply", calls)
         check_reign(replies)
         return Applied(sum(reply[0] for reply in replies), sum(reply[1] for reply in replies))
+
+    def _apply_call(self, head: Sequence[str | int], part: Sequence[tuple[str, Sequence[LogItem]]]) -> Call:
+        buckets: dict[int, int] = {}  # which of the call each one is
+        places = [(buckets.setdefault(bucket_of(name), len(buckets) + 1), name) for name, _ in part]
+        keys = [key for bucket in buckets for key in (self._keys.relay(bucket), self._keys.loaded(bucket))]
+        args: list[str | bytes | int] = [*head, len(buckets)]
+        for (place, name), (_, items) in zip(places, part, strict=True):
+            keys += (self._keys.topic(name), self._keys.log(name))
+            args += (place, name, self._keys.channel(name), len(items))
+            for item, log_id in items:
+                args += (item.key, item.version, mark_of(item), log_id, item.body)
+        return Call(keys, args)
 
     async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
         """Whoever watches one of the topics loads it again. Raises StaleTerm or UnknownReign."""

@@ -94,8 +94,8 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fold by log id",
         "listeners/folding.py",
-        "    for row in sorted(rows, key=_log_id):\n",
-        "    for row in sorted(rows, key=lambda row: row.version or 0):\n",
+        "enumerate(sorted(rows, key=_log_id), 1)",
+        "enumerate(sorted(rows, key=lambda row: row.version or 0), 1)",
         (_FOLDING,),
     ),
     Mutation(
@@ -131,6 +131,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     _unread(
         "database", "SELECT oid::text FROM pg_database WHERE", "SELECT '' FROM pg_database WHERE", _CHANGES
     ),
+    _unread(
+        "cluster",
+        "(SELECT system_identifier::text FROM pg_control_system())",
+        "''",
+        f"{_CHANGES}::test_names_its_cluster_though_databases_are_numbered_alike",
+    ),
+    _unread(
+        "timeline",
+        "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline",
+        "'' AS timeline",
+        f"{_CHANGES}::test_tells_a_promoted_standby_from_its_primary",
+    ),
+    _unread("triggers", "t.oid, t.xmin, t.tgenabled", "''", _CHANGES),
+    _unread("attached sources", "s.name, s.checksum, extract(epoch FROM s.attached_at)", "''", _CHANGES),
     Mutation(
         "generation: the counter that Redis remembers",
         "listeners/mandate.py",
@@ -195,11 +209,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_freshness.py",),
     ),
     Mutation(
-        "canary: not before its batch is acknowledged",
+        "canary: not before the whole of its batch is acknowledged",
+        "listeners/reign.py",
+        "                mark = await self._publisher.publish(page.rows) or mark\n",
+        "                mark = await self._publisher.publish(page.rows) or mark\n"
+        "                if mark is not None:\n"
+        "                    await self._publisher.beat(mark)\n",
+        (f"{_RELAY}::TestTheBeat",),
+    ),
+    Mutation(
+        "canary: vouches for no Redis but the one that has acknowledged",
         "listeners/publisher.py",
         "        if await self._store.server_identity() != self._mandate.identity.redis:\n",
         "        if False:\n",
-        (_RELAY,),
+        ("tests/unit/listeners/test_publisher.py",),
     ),
     Mutation(
         "fresh only after a comparison",
@@ -256,6 +279,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "            if wanted and place != wanted:\n",
         "            if False:\n",
         ("tests/unit/listeners/test_placed_pool.py",),
+    ),
+    Mutation(
+        "a load that waits for Postgres keeps its lease",
+        "listeners/loader.py",
+        "                await self._store.merge(name, epoch, ())\n",
+        "                pass\n",
+        ("tests/integration/test_loader.py::TestOthersWhoLoad",),
+    ),
+    Mutation(
+        "a load whose backend is gone without a word",
+        "listeners/pool.py",
+        "if pid not in found}",
+        "if False}",
+        ("tests/integration/test_pool.py::TestWatching",),
     ),
     Mutation(
         "what was skipped and is committed later",
