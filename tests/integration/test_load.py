@@ -12,6 +12,8 @@ from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
 from load.scenarios.fanout import measure_fanout
 from load.scenarios.idle_latency import measure_latency
+from load.scenarios.many_topics import measure_many_topics
+from load.scenarios.mix import measure_mix
 from load.scenarios.shop_side import measure_shop_side
 from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
@@ -64,6 +66,20 @@ async def test_many_connections_are_measured(servers: Servers, gateway: Gateway)
     assert report.connect_us > 0
     assert len(report.arrivals_s) == 3
     assert all(0 < seconds < 60 for seconds in report.arrivals_s)
+
+
+async def test_many_topics_are_measured_and_the_copies_compared(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_many_topics(servers, gateway, clients=120, rate_per_s=200, seconds=1)
+    assert report.frames > 0
+    assert report.latency.p50 > 0
+    assert report.differing == 0
+
+
+async def test_a_mix_is_measured_and_the_copies_compared(servers: Servers, gateway: Gateway) -> None:
+    result = await measure_mix(servers, gateway, browsers=20, terminals=3, deaf=2, rate_per_s=50, seconds=2.5)
+    assert result.visits > 0
+    assert result.frames_per_s > 0
+    assert (result.lost, result.differing) == (0, 0)
 
 
 async def test_clients_watch_a_running_gateway(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
