@@ -25,7 +25,7 @@ from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
 from gateway.realtime import Realtime
-from gateway.sockets import unsent_bytes
+from gateway.sockets import direct_fd, unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
 from protocol.session import CloseWith, Event, Leave, Send, Session, Subscribe
@@ -266,7 +266,9 @@ class ClientConnection(asyncio.Protocol):
             return
         self._admitted = True
         self.session_id = secrets.token_hex(8)
-        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, owner=self)
+        self._outgoing = Outgoing(
+            self.transport, handshake.dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
+        )
         session = self._session = realtime.make_session(handshake)
         self._outgoing.send(
             "welcome",
