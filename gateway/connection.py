@@ -14,17 +14,18 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 import structlog
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import InvalidHandshake, PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
-from gateway.handshake import Handshake, Rejection
+from gateway.handshake import Handshake, Rejection, switching_protocols
 from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
 from gateway.realtime import Realtime
+from gateway.server import WebSocketProtocol
 from gateway.sockets import direct_fd, unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
@@ -48,21 +49,26 @@ def _no_subprotocol(_: ServerProtocol, __: Sequence[str]) -> None:
     """Which one the answer names is ours to say (gateway.handshake)."""
 
 
-class ClientConnection(asyncio.Protocol):
+# Judges requests, and remembers nothing of one that is in order.
+_HANDSHAKES: Final = ServerProtocol(select_subprotocol=_no_subprotocol, logger=websocket_logger)
+
+
+class ClientConnection(WebSocketProtocol):
     """One client. The constructor's signature is uvicorn's."""
 
     # A hundred thousand of these are most of a process: what is seldom needed is made when it is.
     __slots__ = (
         "_admitted",
         "_deliveries",
-        "_handshake",
         "_incoming",
         "_messages",
         "_outgoing",
         "_realtime",
+        "_refusal",
         "_rows",
         "_server_connections",
         "_session",
+        "_shaken",
         "_stalled_at_bytes",
         "_timer",
         "_turns",
@@ -83,9 +89,8 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_at_bytes = 0
         self._realtime = realtime
         self._server_connections: set[Any] = server_state.connections
-        self._handshake: ServerProtocol | None = ServerProtocol(  # until it is over
-            select_subprotocol=_no_subprotocol, logger=websocket_logger
-        )
+        self._shaken = False  # the handshake is over, and well
+        self._refusal: ServerProtocol | None = None  # it is over, and has failed
         self._incoming: Incoming | None = None  # while there is something to remember
         self.transport: asyncio.Transport
         self._session: Session | None = None
@@ -170,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self, code: CloseCode) -> None:
         """Starts the closing handshake; a peer that does not answer is dropped."""
-        if self._handshake is not None:
+        if not self._shaken:
             self.transport.abort()
             return
         incoming = self._hear()
@@ -192,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def _protocol(self) -> Protocol | None:
         """Who has something to remember, or to say, about the bytes."""
-        return self._handshake if self._incoming is None else self._incoming.protocol
+        return self._refusal if self._incoming is None else self._incoming.protocol
 
     def _hear(self) -> Incoming:
         if self._incoming is None:
@@ -211,9 +216,6 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _receive(self, data: bytes) -> None:
-        if self._handshake is not None:
-            self._shake_hands(self._handshake, data)
-            return
         incoming = self._hear()
         if incoming.closing and incoming.too_late(data):
             self._hang_up(Close.TOO_MANY)
@@ -228,34 +230,31 @@ class ClientConnection(asyncio.Protocol):
 
     # --- handshake
 
-    def _shake_hands(self, protocol: ServerProtocol, data: bytes) -> None:
-        """uvicorn hands over one whole request; what a client sends before it is answered is lost."""
-        protocol.receive_data(data)
-        for request in protocol.events_received():
-            self._request_received(protocol, cast("Request", request))
-        if self._handshake is not None:
-            self._flush()
-
-    def _request_received(self, protocol: ServerProtocol, request: Request) -> None:
+    def shake_hands(self, request: Request) -> None:
+        """The first that is called after connection_made(), with a request that was read already."""
         answer = self._realtime.read_handshake(request.path, request.headers)
         if isinstance(answer, Rejection):
-            self._reject(protocol, answer.status, answer.message)
+            refusal = self._refuse_handshake()
+            response: Response = refusal.reject(answer.status, answer.message + "\n")
+            if answer.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+                response.headers["Retry-After"] = str(self._realtime.retry_after_s)
+            refusal.send_response(response)
+            self._flush()
             return
-        response = protocol.accept(request)
-        response.headers.pop("Date", None)
-        if answer.subprotocol and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            response.headers["Sec-WebSocket-Protocol"] = answer.subprotocol
-        protocol.send_response(response)
-        if protocol.state is State.OPEN:
-            self._flush()  # the handshake's answer goes before the first frame
-            self._handshake = None
-            self._open(answer)
+        try:
+            accept, _, _ = _HANDSHAKES.process_request(request)
+        except InvalidHandshake:
+            refusal = self._refuse_handshake()
+            refusal.send_response(refusal.accept(request))  # which words the refusal
+            self._flush()
+            return
+        self._shaken = True
+        self.transport.write(switching_protocols(accept, answer.subprotocol))
+        self._open(answer)
 
-    def _reject(self, protocol: ServerProtocol, status: HTTPStatus, message: str) -> None:
-        response: Response = protocol.reject(status, message + "\n")
-        if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-            response.headers["Retry-After"] = str(self._realtime.retry_after_s)
-        protocol.send_response(response)
+    def _refuse_handshake(self) -> ServerProtocol:
+        self._refusal = ServerProtocol(select_subprotocol=_no_subprotocol, logger=websocket_logger)
+        return self._refusal
 
     def _open(self, handshake: Handshake) -> None:
         realtime = self._realtime

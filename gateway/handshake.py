@@ -13,7 +13,7 @@ from websockets.datastructures import Headers
 from gateway.origins import OriginPolicy
 from protocol.dialects import Dialect
 
-__all__ = ["Handshake", "Rejection", "read_handshake"]
+__all__ = ["Handshake", "Rejection", "read_handshake", "switching_protocols"]
 
 PATH: Final = "/realtime"
 BEARER: Final = "bearer."
@@ -59,6 +59,18 @@ def read_handshake(
         ),
         bearer=_bearer(headers, offered),
     )
+
+
+def switching_protocols(accept: str, subprotocol: str | None) -> bytes:
+    """The answer to a handshake that is in order (RFC 6455 4.2.2); `accept` is for Sec-WebSocket-Accept."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+        *([f"Sec-WebSocket-Protocol: {subprotocol}"] if subprotocol else []),
+    ]
+    return "\r\n".join((*lines, "", "")).encode()
 
 
 def _last(headers: Headers, name: str) -> str | None:

@@ -7,13 +7,15 @@ import asyncio
 import socket
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request
 
-__all__ = ["HttpServer"]
+__all__ = ["HttpServer", "WebSocketProtocol"]
 
 # A connection that has not sent a whole request head by then is closed, in s.
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -26,6 +28,15 @@ BACKLOG: Final = 4096
 _HEAD_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """What a class of WebSocket connections is (gateway.connection.ClientConnection)."""
+
+    __slots__ = ()
+
+    def shake_hands(self, request: Request) -> None:
+        raise NotImplementedError
 
 
 class _HttpConnection(HttpToolsProtocol):
@@ -62,6 +73,20 @@ class _HttpConnection(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """uvicorn's writes the request down again, for a protocol that parses it a second time."""
+        headers = Headers()
+        for name, value in self.headers:
+            headers[name.decode("latin-1")] = value.decode("latin-1")
+        version = f"HTTP/{self.parser.get_http_version()}"
+        request = Request(self.url.decode("latin-1"), headers, self.scope["method"], version)
+        self.connections.discard(self)
+        make = cast("Callable[..., WebSocketProtocol]", self.ws_protocol_class)
+        connection = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        connection.connection_made(self.transport)
+        connection.shake_hands(request)
+        self.transport.set_protocol(connection)
+
     def _arm(self) -> None:
         self._deadline = self.loop.call_later(self.request_timeout_s, self.transport.abort)
 
@@ -79,7 +104,7 @@ class HttpServer:
         self,
         app: Callable[..., Any],
         *,
-        websocket: type[asyncio.Protocol] | None = None,
+        websocket: type[WebSocketProtocol] | None = None,
         state: dict[str, Any] | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
