@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.auth.authority import Authority
+from gateway.auth.building import anonymous, make_authority
+from gateway.auth.entrance import Entrance
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
@@ -41,7 +44,6 @@ from listeners.relay import Relay, RelaySettings
 from listeners.topic_store import TopicStore
 from listeners.verifier import Verifier
 from protocol.dialects.inventory_v1 import InventoryV1
-from protocol.principal import Principal
 
 __all__ = ["make_relay", "make_verifier", "open_store", "serve"]
 
@@ -155,12 +157,16 @@ async def _replica(
                 store, AttachedRows(), rows_pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
             )
             feed = TopicFeed(bus, store, loader)
-            realtime = _make_realtime(settings, metrics, feed)
+            authority, key_set = make_authority(settings)
+            realtime = _make_realtime(settings, metrics, feed, authority)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
             )
             metrics.watch(realtime.statistics)
+            metrics.watch(realtime.entrance.statistics)
+            if authority is not None:
+                metrics.watch(authority.statistics)
             metrics.watch(standing.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
             metrics.watch(lambda: loader_readings(loader.statistics()))
@@ -172,6 +178,8 @@ async def _replica(
                 watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
                 watch_round_trip(feed.probe_store, metrics.redis_round_trip),
             ]
+            if key_set is not None:
+                services.append(key_set.run())
             if settings.relay == "auto":
                 relay = make_relay(settings, store)
                 metrics.watch(lambda: relay_readings(relay.statistics()))
@@ -182,7 +190,8 @@ async def _replica(
                     services.append(verifier.run())
             app = make_client_app(
                 TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
-                principal=_anonymous(settings),
+                principal=anonymous(settings),
+                authority=authority,
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,
                 page=page is not None,
@@ -243,7 +252,9 @@ async def _run(service: Awaitable[None]) -> None:
     await service
 
 
-def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed) -> Realtime:
+def _make_realtime(
+    settings: Settings, metrics: GatewayMetrics, feed: TopicFeed, authority: Authority | None
+) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
         canary_s=settings.canary_ms / 1000,
@@ -254,7 +265,12 @@ def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed)
         make_hub=lambda told: Hub(feed, metrics, hub_settings, told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
-        principal=_anonymous(settings),
+        entrance=Entrance(
+            anonymous=anonymous(settings),
+            authority=authority,
+            max_unauthenticated=settings.max_unauthenticated,
+            leeway_s=settings.jwt_leeway_s,
+        ),
         limits=ClientLimits(
             max_topics=settings.max_topics,
             max_message_bytes=settings.max_message_bytes,
@@ -271,10 +287,3 @@ def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed)
         slow_client_s=settings.slow_client_s,
         auth_timeout_s=settings.auth_timeout_s,
     )
-
-
-def _anonymous(settings: Settings) -> Principal | None:
-    """Who a client without credentials is; None: credentials are needed."""
-    if settings.anonymous == "off":
-        return None
-    return Principal("anonymous", may_exact=settings.anonymous == "exact", may_public=True)

@@ -8,6 +8,7 @@ and the hub's frames are written straight to the transport.
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -26,7 +27,8 @@ from gateway.realtime import Realtime, websocket_logger
 from gateway.sockets import unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
-from protocol.session import CloseWith, Event, Leave, Send, Session, Subscribe
+from protocol.principal import Principal
+from protocol.session import Authenticate, CloseWith, Event, Leave, Send, Session, Subscribe
 from protocol.subscription import Subscription
 
 __all__ = ["ClientConnection"]
@@ -52,6 +54,7 @@ class ClientConnection(asyncio.Protocol):
         "_binary",
         "_deliveries",
         "_fragments",
+        "_held",
         "_hung_up",
         "_late_bytes",
         "_messages",
@@ -100,6 +103,8 @@ class ClientConnection(asyncio.Protocol):
         self._hung_up = False
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
+        # What came while somebody is asked who this is, nothing else being read; None: nobody is.
+        self._held: list[bytes] | None = None
 
     # --- asyncio.Protocol
 
@@ -195,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
     # --- reading
 
     def _resume_reading(self) -> None:
-        if self._hung_up:
+        if self._hung_up or self._held is not None:
             return
         if self.stalled_since is not None and not self.outgoing.closed:
             return  # until its answers are taken
@@ -250,26 +255,89 @@ class ClientConnection(asyncio.Protocol):
             self.close(Close.TOO_MANY)
             return
         self._admitted = True
-        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
-        session = self._session = realtime.make_session(handshake)
         self._flush()  # the handshake's answer goes before the first frame
+        self._held = []
+        realtime.entrance.identify(handshake, partial(self._identified, handshake))
+        self._wait_for_identity()
+
+    def _identified(self, handshake: Handshake, identity: Principal | ProtocolError | None) -> None:
+        """Bad credentials are told after `welcome`: browsers can not read the status of a refused upgrade."""
+        if self._held is None:
+            return  # gone meanwhile
+        realtime = self._realtime
+        principal = None if isinstance(identity, ProtocolError) else identity
+        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
+        session = self._session = realtime.make_session(handshake.dialect, principal)
         self._outgoing.send(
             "welcome",
             session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
         )
         log.info("connection open", session=self.session_id, address=self.address)
-        if handshake.bearer is not None:
-            error = ProtocolError(
-                ErrorCode.UNAUTHENTICATED, "this server takes no tokens; connect without one"
-            )
-            self._outgoing.send("error", handshake.dialect.error(error))
-            self.close(Close.UNAUTHENTICATED)
+        if isinstance(identity, ProtocolError):
+            self._turn_away(identity)
+            return
+        if not realtime.entrance.settle(self, principal):
+            self.close(Close.TOO_MANY)
             return
         realtime.opened(self)
-        if session.principal is None:
+        if principal is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
         self._handle(session.subscribe_on_open(handshake.topics))
+        self._go_on()
+
+    # --- credentials
+
+    def _authenticate(self, event: Authenticate) -> None:
+        self._held = []
+        self._realtime.entrance.check(event.token, partial(self._authenticated, event.id))
+        self._wait_for_identity()
+
+    def _authenticated(self, request_id: str | None, identity: Principal | ProtocolError | None) -> None:
+        session = cast("Session", self._session)
+        if self._held is None or session.closing or identity is None:
+            return
+        if isinstance(identity, ProtocolError):
+            error = identity.about(id=request_id)
+            if error.code is ErrorCode.UNAVAILABLE and session.principal is not None:
+                self.outgoing.send("error", self.outgoing.dialect.error(error))
+                self._go_on()
+            else:
+                self._turn_away(error)
+            return
+        events = session.authenticate(request_id, identity)
+        if session.principal is identity:
+            self._cancel_timer()  # of who has no credentials in time
+            self._realtime.entrance.settle(self, identity)
+        self._handle(events)
+        self._go_on()
+
+    def _turn_away(self, error: ProtocolError) -> None:
+        """One word about it, and the end. Where credentials could not be checked they may do later."""
+        self.outgoing.send("error", self.outgoing.dialect.error(error))
+        passing = error.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
+        self.close(Close.OVERLOADED if passing else Close.UNAUTHENTICATED)
+
+    def _wait_for_identity(self) -> None:
+        """Nothing more is read while there is no answer."""
+        if self._held is not None:
+            self.transport.pause_reading()
+            if self._turns is not None:
+                self._turns.stop()
+
+    def _go_on(self) -> None:
+        """Who this is is known: what came meanwhile, and what comes."""
+        held, self._held = self._held or [], None
+        while held and not self._waits:  # for there may be another `auth` among them
+            self._message_received(held.pop(0))
+        if self._waits:
+            cast("list[bytes]", self._held).extend(held)
+        elif not self.transport.is_reading():
+            self._resume_reading()
+
+    @property
+    def _waits(self) -> bool:
+        return self._held is not None
 
     # --- messages
 
@@ -294,6 +362,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _message_received(self, data: bytes) -> None:
         session = cast("Session", self._session)
+        if self._held is not None and not self._binary:
+            self._held.append(data)
+            return
         if self._binary:
             self._handle(session.receive_binary())
             return
@@ -315,6 +386,8 @@ class ClientConnection(asyncio.Protocol):
                 self._subscribe(event)
             elif isinstance(event, Leave):
                 hub.leave(self._deliveries.pop(event.subscription))
+            elif isinstance(event, Authenticate):
+                self._authenticate(event)
             elif isinstance(event, CloseWith):
                 self.close(event.code)
 
@@ -402,6 +475,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _drop_after(self, seconds: float) -> None:
         self._cancel_timer()
+        self._held = None
         # Reading must go on, or the peer's answer is never seen.
         self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.transport.abort)

@@ -8,8 +8,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.http.cors import Cors
+from gateway.http.credentials import Identification
 from gateway.http.files import static_routes
-from gateway.http.ports import SnapshotSource
+from gateway.http.ports import Authority, SnapshotSource
 from gateway.http.problems import EXCEPTION_HANDLERS, problem
 from gateway.http.shop import ShopApi
 from gateway.origins import OriginPolicy
@@ -22,6 +23,7 @@ def make_client_app(
     source: SnapshotSource,
     *,
     principal: Principal | None,
+    authority: Authority | None = None,
     low_stock: int,
     allowed_origins: Collection[str] = (),
     page: bool = False,
@@ -32,7 +34,7 @@ def make_client_app(
     `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it.
     """
     files = static_routes(page_settings=page_settings or {} if page else None)
-    api = ShopApi(source, principal=principal, low_stock=low_stock)
+    api = ShopApi(source, identify=Identification(principal, authority), low_stock=low_stock)
     app = Starlette(
         routes=[Route("/realtime", _upgrade_required), *api.routes(), *files],
         middleware=[Middleware(Cors, policy=OriginPolicy(allowed_origins))],

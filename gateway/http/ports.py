@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from protocol.items import Item
-from protocol.principal import View
+from protocol.principal import Principal, View
 from protocol.topics import Topic
 
-__all__ = ["CachedSnapshot", "Readiness", "SnapshotSource"]
+__all__ = ["Authority", "CachedSnapshot", "Readiness", "SnapshotSource"]
 
 
 class CachedSnapshot(NamedTuple):
@@ -23,6 +23,12 @@ class SnapshotSource(Protocol):
 
         A topic nobody has rows for has no items. Tombstones may be among the items.
         """
+        ...
+
+
+class Authority(Protocol):
+    async def check(self, token: str) -> Principal:
+        """Whose the token is. Raises ProtocolError, `unauthenticated`, `token_expired` or `unavailable`."""
         ...
 
 

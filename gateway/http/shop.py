@@ -9,11 +9,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.http.conditional import conditional_response
+from gateway.http.credentials import Identification
 from gateway.http.paging import cut_page, parse_cursor, parse_limit
 from gateway.http.ports import CachedSnapshot, SnapshotSource
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item
-from protocol.principal import Principal, View
+from protocol.principal import View
 from protocol.public_view import PublicView
 from protocol.topics import Topic, TopicKind, is_key
 
@@ -29,10 +30,9 @@ _NOT_BUILT_RETRY_MS: Final = 3_600_000
 
 
 class ShopApi:
-    def __init__(self, source: SnapshotSource, *, principal: Principal | None, low_stock: int) -> None:
-        """`principal` is who comes without credentials; None: nobody may."""
+    def __init__(self, source: SnapshotSource, *, identify: Identification, low_stock: int) -> None:
         self._source = source
-        self._principal = principal
+        self._identify = identify
         self._low_stock = low_stock
 
     def routes(self) -> list[Route]:
@@ -45,7 +45,7 @@ class ShopApi:
         ]
 
     async def product(self, request: Request) -> Response:
-        topic, view = self._authorize(request, TopicKind.PRODUCT)
+        topic, view = await self._authorize(request, TopicKind.PRODUCT)
         snapshot = await self._source.snapshot(topic, view)
         live = [item for item in snapshot.items if not item.deleted]
         if not live:
@@ -75,7 +75,7 @@ class ShopApi:
         )
 
     async def _page(self, request: Request, kind: TopicKind) -> Response:
-        topic, view = self._authorize(request, kind)
+        topic, view = await self._authorize(request, kind)
         limit = parse_limit(request.query_params.get("limit"))
         after = parse_cursor(request.query_params.get("cursor"))
         snapshot = await self._source.snapshot(topic, view)
@@ -94,8 +94,8 @@ class ShopApi:
         ]
         return self._answer(request, view, snapshot, parts)
 
-    def _authorize(self, request: Request, kind: TopicKind) -> tuple[Topic, View]:
-        principal = self._identify(request)
+    async def _authorize(self, request: Request, kind: TopicKind) -> tuple[Topic, View]:
+        principal = await self._identify(request)
         name = request.path_params["id"]
         if not is_key(name):
             raise ProtocolError(ErrorCode.NOT_FOUND, f"an id of a {kind} is 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -104,14 +104,6 @@ class ShopApi:
             raise ProtocolError(ErrorCode.BAD_MESSAGE, "view is exact or public")
         topic = Topic(kind, name)
         return topic, principal.view_for(topic, None if asked is None else View(asked))
-
-    def _identify(self, request: Request) -> Principal:
-        scheme = request.headers.get("authorization", "").partition(" ")[0]
-        if scheme.lower() == "bearer":
-            raise ProtocolError(ErrorCode.UNAUTHENTICATED, "this version of the gateway takes no tokens")
-        if self._principal is None:
-            raise ProtocolError(ErrorCode.UNAUTHENTICATED, "credentials are needed")
-        return self._principal
 
     def _availability(self, topic: Topic, items: Iterable[Item]) -> list[Item]:
         public = PublicView(topic, self._low_stock)

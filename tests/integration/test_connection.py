@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from gateway.auth.entrance import Entrance
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
 from gateway.limits import ConnectionLimits
@@ -32,7 +33,7 @@ from tests.support.waiting import eventually
 
 TOPIC = "location:L1"
 Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-ANYBODY = Principal("anonymous", may_exact=True, may_public=True)
+ANYBODY = Principal.anonymous(exact=True)
 
 
 class Gate:
@@ -78,6 +79,7 @@ class Gate:
 async def make_gate(
     *,
     principal: Principal | None = ANYBODY,
+    entrance: Entrance | None = None,
     connection_limits: ConnectionLimits | None = None,
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
@@ -89,7 +91,7 @@ async def make_gate(
         make_hub=lambda told: Hub(feed, metrics, HubSettings(flush_s=0.01, canary_s=1.0), told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
-        principal=principal,
+        entrance=entrance or Entrance(anonymous=principal),
         limits=limits or ClientLimits(),
         connection_limits=connection_limits or ConnectionLimits(),
         origins=origins,
