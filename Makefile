@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers: the suites start their own servers, and more of them than cores only wait for each other.
 WORKERS ?= 2
 
-.PHONY: install run test faults mutations soak check bench lock specs clean
+.PHONY: install run test faults mutations soak check bench bench-quick lock specs clean
 
 install: $(STAMP)
 
@@ -39,7 +39,10 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 bench: $(STAMP)
-	$(BIN)/python -m load.bench $(ARGS)
+	$(BIN)/python -m load $(ARGS)
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m load --quick $(ARGS)
 
 specs: $(STAMP)
 	$(BIN)/python -m protocol.asyncapi > protocol/asyncapi.json

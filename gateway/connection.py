@@ -6,7 +6,9 @@ and the hub's frames are written straight to the transport.
 """
 
 import asyncio
+import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -16,14 +18,14 @@ import structlog
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import State
+from websockets.protocol import Protocol, State
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
 from gateway.handshake import Handshake, Rejection
+from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
-from gateway.realtime import Realtime, websocket_logger
+from gateway.realtime import Realtime
 from gateway.sockets import unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
@@ -42,21 +44,22 @@ LOW_WATER: Final = 16 * 1024
 CLOSE_TIMEOUT_S: Final = 5.0
 # One that goes on sending regardless is dropped after this, in s: it has been told why, and is not read.
 HANG_UP_S: Final = 1.0
-# What may still be on its way when we close: a few messages.
-LATE_BYTES: Final = 64 * 1024
+
+
+def _no_subprotocol(_: ServerProtocol, __: Sequence[str]) -> None:
+    """Which one the answer names is ours to say (gateway.handshake)."""
 
 
 class ClientConnection(asyncio.Protocol):
     """One client. The constructor's signature is uvicorn's."""
 
+    # A hundred thousand of these are most of a process: what is seldom needed is made when it is.
     __slots__ = (
         "_admitted",
-        "_binary",
         "_deliveries",
-        "_fragments",
+        "_handshake",
         "_held",
-        "_hung_up",
-        "_late_bytes",
+        "_incoming",
         "_messages",
         "_outgoing",
         "_realtime",
@@ -64,43 +67,36 @@ class ClientConnection(asyncio.Protocol):
         "_server_connections",
         "_session",
         "_stalled_at_bytes",
-        "_subprotocol",
         "_timer",
         "_turns",
-        "_websocket",
         "address",
         "opened_at",
+        "session_id",
         "stalled_since",
         "transport",
     )
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
         realtime: Realtime = app_state["realtime"]
+        limits = realtime.limits
         self.address = ""
+        self.session_id = ""
         self.opened_at = time.monotonic()
         self.stalled_since: float | None = None
         self._stalled_at_bytes = 0
         self._realtime = realtime
         self._server_connections: set[Any] = server_state.connections
-        self._websocket = ServerProtocol(
-            max_size=realtime.limits.max_message_bytes or None,
-            select_subprotocol=lambda _, __: self._subprotocol,
-            logger=websocket_logger,
+        self._handshake: ServerProtocol | None = ServerProtocol(  # until it is over
+            select_subprotocol=_no_subprotocol, logger=websocket_logger
         )
-        self._subprotocol: Subprotocol | None = None
+        self._incoming: Incoming | None = None  # while there is something to remember
         self.transport: asyncio.Transport
         self._session: Session | None = None
         self._outgoing: Outgoing | None = None
         self._deliveries: dict[Subscription, Delivery] = {}
-        self._fragments = bytearray()
-        self._binary = False
-        self._messages = (
-            MessageLimit(realtime.limits.messages_per_s) if realtime.limits.messages_per_s else None
-        )
-        self._rows = TokenBucket(realtime.limits.snapshot_rows_per_s)
+        self._messages = MessageLimit(limits.messages_per_s) if limits.messages_per_s else None
+        self._rows = TokenBucket(limits.snapshot_rows_per_s) if limits.snapshot_rows_per_s else None
         self._turns: Turns | None = None  # what was received at once and is more than one
-        self._late_bytes = 0
-        self._hung_up = False
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
         # What came while somebody is asked who this is, nothing else being read; None: nobody is.
@@ -116,7 +112,8 @@ class ClientConnection(asyncio.Protocol):
         self.address = peer[0] if peer else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._websocket.eof_sent:
+        protocol = self._protocol
+        if protocol is not None and protocol.eof_sent:
             return  # nothing it says matters any more
         if self._turns is not None:
             self._turns.unread += data
@@ -140,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
             log.info(
                 "connection closed",
                 session=self.session_id,
-                code=None if self._websocket.close_sent is None else int(self._websocket.close_sent.code),
+                code=self._close_code(),
                 seconds=round(time.monotonic() - self.opened_at, 3),
             )
         if self._admitted:
@@ -172,23 +169,21 @@ class ClientConnection(asyncio.Protocol):
     # --- the realtime's side
 
     @property
-    def session_id(self) -> str:
-        return self._websocket.id.hex
-
-    @property
     def outgoing(self) -> Outgoing:
         """Of an open connection."""
         return cast("Outgoing", self._outgoing)
 
     def close(self, code: CloseCode) -> None:
         """Starts the closing handshake; a peer that does not answer is dropped."""
-        if self._websocket.state is State.OPEN:
-            self._websocket.send_close(code.number, code.name)
+        if self._handshake is not None:
+            self.transport.abort()
+            return
+        incoming = self._hear()
+        if not incoming.closing:
+            incoming.protocol.send_close(code.number, code.name)
             self._leave_all()
             self._flush()
             self._drop_after(CLOSE_TIMEOUT_S)
-        elif self._websocket.state is State.CONNECTING:
-            self.transport.abort()
 
     def has_progressed(self) -> bool:
         """Whether a stalled client has taken anything since the last call."""
@@ -199,8 +194,18 @@ class ClientConnection(asyncio.Protocol):
 
     # --- reading
 
+    @property
+    def _protocol(self) -> Protocol | None:
+        """Who has something to remember, or to say, about the bytes."""
+        return self._handshake if self._incoming is None else self._incoming.protocol
+
+    def _hear(self) -> Incoming:
+        if self._incoming is None:
+            self._incoming = Incoming(self._realtime.limits.max_message_bytes)
+        return self._incoming
+
     def _resume_reading(self) -> None:
-        if self._hung_up or self._held is not None:
+        if self._held is not None or (self._incoming is not None and self._incoming.hung_up):
             return
         if self.stalled_since is not None and not self.outgoing.closed:
             return  # until its answers are taken
@@ -211,41 +216,51 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _receive(self, data: bytes) -> None:
-        websocket = self._websocket
-        if websocket.state is State.CLOSING:
-            self._late_bytes += len(data)
-            if self._late_bytes > LATE_BYTES:
-                self._hang_up(Close.TOO_MANY)
-                return
-        websocket.receive_data(data)
-        for event in websocket.events_received():
-            if isinstance(event, Frame):
-                self._frame_received(event)
-            elif isinstance(event, Request):
-                self._request_received(event)
-        if isinstance(websocket.parser_exc, PayloadTooBig):
+        if self._handshake is not None:
+            self._shake_hands(self._handshake, data)
+            return
+        incoming = self._hear()
+        if incoming.closing and incoming.too_late(data):
+            self._hang_up(Close.TOO_MANY)
+            return
+        for frame in incoming.receive(data):
+            self._frame_received(incoming, frame)
+        if isinstance(incoming.protocol.parser_exc, PayloadTooBig):
             self._too_large()
         self._flush()
+        if incoming.idle:
+            self._incoming = None
 
     # --- handshake
 
-    def _request_received(self, request: Request) -> None:
+    def _shake_hands(self, protocol: ServerProtocol, data: bytes) -> None:
+        """uvicorn hands over one whole request; what a client sends before it is answered is lost."""
+        protocol.receive_data(data)
+        for request in protocol.events_received():
+            self._request_received(protocol, cast("Request", request))
+        if self._handshake is not None:
+            self._flush()
+
+    def _request_received(self, protocol: ServerProtocol, request: Request) -> None:
         answer = self._realtime.read_handshake(request.path, request.headers)
         if isinstance(answer, Rejection):
-            self._reject(answer.status, answer.message)
+            self._reject(protocol, answer.status, answer.message)
             return
-        self._subprotocol = Subprotocol(answer.subprotocol) if answer.subprotocol else None
-        response = self._websocket.accept(request)
+        response = protocol.accept(request)
         response.headers.pop("Date", None)
-        self._websocket.send_response(response)
-        if self._websocket.state is State.OPEN:
+        if answer.subprotocol and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            response.headers["Sec-WebSocket-Protocol"] = answer.subprotocol
+        protocol.send_response(response)
+        if protocol.state is State.OPEN:
+            self._flush()  # the handshake's answer goes before the first frame
+            self._handshake = None
             self._open(answer)
 
-    def _reject(self, status: HTTPStatus, message: str) -> None:
-        response: Response = self._websocket.reject(status, message + "\n")
+    def _reject(self, protocol: ServerProtocol, status: HTTPStatus, message: str) -> None:
+        response: Response = protocol.reject(status, message + "\n")
         if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
             response.headers["Retry-After"] = str(self._realtime.retry_after_s)
-        self._websocket.send_response(response)
+        protocol.send_response(response)
 
     def _open(self, handshake: Handshake) -> None:
         realtime = self._realtime
@@ -255,7 +270,7 @@ class ClientConnection(asyncio.Protocol):
             self.close(Close.TOO_MANY)
             return
         self._admitted = True
-        self._flush()  # the handshake's answer goes before the first frame
+        self.session_id = secrets.token_hex(8)
         self._held = []
         realtime.entrance.identify(handshake, partial(self._identified, handshake))
         self._wait_for_identity()
@@ -266,7 +281,7 @@ class ClientConnection(asyncio.Protocol):
             return  # gone meanwhile
         realtime = self._realtime
         principal = None if isinstance(identity, ProtocolError) else identity
-        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, refuse=self._refuse)
+        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, owner=self)
         session = self._session = realtime.make_session(handshake.dialect, principal)
         self._outgoing.send(
             "welcome",
@@ -329,7 +344,7 @@ class ClientConnection(asyncio.Protocol):
         """Who this is is known: what came meanwhile, and what comes."""
         held, self._held = self._held or [], None
         while held and not self._waits:  # for there may be another `auth` among them
-            self._message_received(held.pop(0))
+            self._message_received(held.pop(0), binary=False)
         if self._waits:
             cast("list[bytes]", self._held).extend(held)
         elif not self.transport.is_reading():
@@ -341,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
 
     # --- messages
 
-    def _frame_received(self, frame: Frame) -> None:
+    def _frame_received(self, incoming: Incoming, frame: Frame) -> None:
         opcode = frame.opcode
         if opcode is Opcode.CLOSE or self._outgoing is None or self._outgoing.closed:
             return
@@ -350,28 +365,22 @@ class ClientConnection(asyncio.Protocol):
             return
         if opcode is Opcode.PING or opcode is Opcode.PONG:
             return  # the Sans-I/O protocol has queued the pong
-        if opcode is not Opcode.CONT:
-            self._binary = opcode is Opcode.BINARY
-            if frame.fin:
-                self._message_received(bytes(frame.data))
-                return
-        self._fragments += frame.data
-        if frame.fin:
-            data, self._fragments = bytes(self._fragments), bytearray()
-            self._message_received(data)
+        message = incoming.message(frame)
+        if message is not None:
+            self._message_received(*message)
 
-    def _message_received(self, data: bytes) -> None:
+    def _message_received(self, data: bytes, binary: bool) -> None:
         session = cast("Session", self._session)
-        if self._held is not None and not self._binary:
+        if self._held is not None and not binary:
             self._held.append(data)
             return
-        if self._binary:
+        if binary:
             self._handle(session.receive_binary())
             return
         try:
             data.decode()
         except UnicodeDecodeError:
-            self._websocket.fail(Close.INVALID_DATA.number, Close.INVALID_DATA.name)
+            self._hear().protocol.fail(Close.INVALID_DATA.number, Close.INVALID_DATA.name)
             return
         self._handle(session.receive(data, now=datetime.now(UTC)))
 
@@ -397,20 +406,19 @@ class ClientConnection(asyncio.Protocol):
         self._deliveries[event.subscription] = delivery
         # Each topic counts like a message of its own: a hundred fit into one.
         if self._messages is not None and (wait := self._messages.take()) > 0:
-            self._refuse(event.subscription, self._too_fast(wait))
+            self.refuse(event.subscription, self._too_fast(wait))
             self._struck()
             return
         # What a snapshot costs is known once it was sent: the next one pays for it.
-        wait_s = self._rows.take(outgoing.snapshot_rows)
-        if wait_s > 0:
+        if self._rows is not None and (wait_s := self._rows.take(outgoing.snapshot_rows)) > 0:
             text = "snapshots of too many rows; subscribe again later"
             error = ProtocolError(ErrorCode.RATE_LIMITED, text, retry_after_ms=round(wait_s * 1000) + 1)
-            self._refuse(event.subscription, error)
+            self.refuse(event.subscription, error)
             return
         outgoing.snapshot_rows = 0
         self._realtime.hub.subscribe(delivery)
 
-    def _refuse(self, subscription: Subscription, error: ProtocolError) -> None:
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         """The hub could not serve a subscription."""
         self._deliveries.pop(subscription, None)
         payload = cast("Session", self._session).refuse(subscription, error)
@@ -444,8 +452,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Writes what the Sans-I/O protocol has to say; an empty string at its end means: close our half."""
-        said = self._websocket.data_to_send()
-        if not said:
+        protocol = self._protocol
+        if protocol is None or not (said := protocol.data_to_send()):
             return
         if data := b"".join(said):
             self.transport.write(data)
@@ -459,8 +467,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _hang_up(self, code: CloseCode) -> None:
         """For a peer that does not stop sending: says why, and reads nothing more."""
-        self._hung_up = True
-        self._websocket.fail(code.number, code.name)
+        incoming = self._hear()
+        incoming.hung_up = True
+        incoming.protocol.fail(code.number, code.name)
         self._flush()
         self._drop_after(HANG_UP_S)
         self.transport.pause_reading()
@@ -479,6 +488,11 @@ class ClientConnection(asyncio.Protocol):
         # Reading must go on, or the peer's answer is never seen.
         self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+
+    def _close_code(self) -> int | None:
+        """What the client was told; None if it went without a word."""
+        sent = None if self._incoming is None else self._incoming.protocol.close_sent
+        return None if sent is None else int(sent.code)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

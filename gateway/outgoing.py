@@ -63,7 +63,7 @@ class Delivery:
         self.seq = 0
         # It has been served before: a failed load is retried instead of told.
         self.returning = False
-        self._dirty: dict[str, Item] = {}
+        self._dirty: dict[str, Item] | None = None
 
     @property
     def holds_copy(self) -> bool:
@@ -79,7 +79,7 @@ class Delivery:
             self.returning = True
             self.resume = None
         self.subscription.signal(Signal.RESTART)
-        self._dirty.clear()
+        self._dirty = None
         self.outgoing.forget(self)
         self.fanout = None
         self.promoted = False
@@ -94,6 +94,8 @@ class Delivery:
         if not dirty and self.promoted:
             self.seq = previous_seq
             self.outgoing.mark_dirty(self)
+        if dirty is None:
+            dirty = self._dirty = {}
         replaced = 0
         for item in items:
             held = dirty.get(item.key)
@@ -106,7 +108,7 @@ class Delivery:
 
     def clear_dirty(self) -> None:
         """Everything marked so far is in the snapshot that now begins."""
-        self._dirty.clear()
+        self._dirty = None
 
     def promote(self) -> None:
         """It is live from here on; what was marked while it joined follows as soon as the socket takes it."""
@@ -117,13 +119,16 @@ class Delivery:
 
     def drain_chunk(self) -> bool:
         """Sends one message of dirty items. False once none are left."""
-        chunk = next(split_by_size(self._dirty.values(), DELTA_ITEMS_BYTES))
+        dirty = self._dirty or {}
+        chunk = next(split_by_size(dirty.values(), DELTA_ITEMS_BYTES))
         for item in chunk:
-            del self._dirty[item.key]
-        if not self._dirty and self.fanout is not None:
-            self.seq = max(self.seq, self.fanout.sent_seq)
+            del dirty[item.key]
+        if not dirty:
+            self._dirty = None
+            if self.fanout is not None:
+                self.seq = max(self.seq, self.fanout.sent_seq)
         self.outgoing.send_delta(self.subscription, self.seq, chunk)
-        return bool(self._dirty)
+        return bool(dirty)
 
 
 class Broadcast(Protocol):
@@ -148,7 +153,12 @@ class _Transfer:
 
 
 OnComplete = Callable[[Delivery], None]
-Refuse = Callable[[Subscription, ProtocolError], None]
+
+
+class Owner(Protocol):
+    """Whose sending half it is (gateway.connection.ClientConnection)."""
+
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None: ...
 
 
 class Outgoing:
@@ -158,30 +168,34 @@ class Outgoing:
     __slots__ = (
         "_dirty",
         "_metrics",
+        "_owner",
         "_transfers",
         "_waiters",
         "closed",
         "congested",
         "dialect",
-        "refuse",
         "snapshot_rows",
         "transport",
     )
 
     def __init__(
-        self, transport: Transport, dialect: Dialect, metrics: GatewayMetrics, *, refuse: Refuse
+        self, transport: Transport, dialect: Dialect, metrics: GatewayMetrics, *, owner: "Owner"
     ) -> None:
-        """`refuse` tells the client that a subscription has failed, and why."""
         self.transport = transport
         self.dialect = dialect
-        self.refuse = refuse
         self.congested = False
         self.closed = False
         self.snapshot_rows = 0  # sent and not yet charged to the client's limit
         self._metrics = metrics
-        self._dirty: dict[Delivery, None] = {}
-        self._transfers: deque[_Transfer] = deque()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._owner = owner
+        # None or empty: nothing is. Most connections are idle, so these are made when they are needed.
+        self._dirty: dict[Delivery, None] | None = None
+        self._transfers: deque[_Transfer] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
+        """Tells the client that a subscription has failed, and why."""
+        self._owner.refuse(subscription, error)
 
     def send(self, message_type: str, payload: bytes) -> None:
         """One message for this client alone, at once: behind what the socket has, before what is dirty."""
@@ -197,11 +211,14 @@ class Outgoing:
             self.send("delta", payload)
 
     def mark_dirty(self, delivery: Delivery) -> None:
+        if self._dirty is None:
+            self._dirty = {}
         self._dirty[delivery] = None
 
     def forget(self, delivery: Delivery) -> None:
         """Nothing more is sent for this delivery."""
-        self._dirty.pop(delivery, None)
+        if self._dirty:
+            self._dirty.pop(delivery, None)
         if self._transfers:
             self._transfers = deque(t for t in self._transfers if t.delivery is not delivery)
 
@@ -212,6 +229,8 @@ class Outgoing:
 
         `tails` are shared with other clients and must not be changed.
         """
+        if self._transfers is None:
+            self._transfers = deque()
         self._transfers.append(_Transfer(delivery, head, tails, on_complete))
         self.pump()
 
@@ -229,41 +248,41 @@ class Outgoing:
     def close(self) -> None:
         """The connection is gone or closing: nothing is sent from here on, nobody waits for it."""
         self.closed = True
-        self._dirty.clear()
-        self._transfers.clear()
+        self._dirty = self._transfers = None
         self._wake()
 
     def pump(self) -> None:
         """Sends what is waiting until the socket is full: snapshots first, then dirty items."""
         while not self.congested and not self.closed:
             if self._transfers:
-                self._send_part()
+                self._send_part(self._transfers)
             elif self._dirty:
                 delivery = next(iter(self._dirty))
                 del self._dirty[delivery]
                 if delivery.drain_chunk():
-                    self._dirty[delivery] = None  # behind the others: topics take turns
+                    self.mark_dirty(delivery)  # behind the others: topics take turns
             else:
+                self._transfers = self._dirty = None
                 return
 
     async def wait_writable(self) -> bool:
         """Waits until the socket takes more (the slow-client deadline bounds it). False: it is closed."""
         while self.congested and not self.closed:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._waiters = [*(self._waiters or ()), waiter]
             await waiter
         return not self.closed
 
-    def _send_part(self) -> None:
-        transfer = self._transfers[0]
+    def _send_part(self, transfers: deque[_Transfer]) -> None:
+        transfer = transfers[0]
         self.send("snapshot", transfer.head + transfer.tails[transfer.next])
         transfer.next += 1
         if transfer.next == len(transfer.tails):
-            self._transfers.popleft()
+            transfers.popleft()
             transfer.on_complete(transfer.delivery)
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,7 +1,6 @@
 """All client connections of this process: admission, heartbeats, stale and fresh, slow clients, drain."""
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,13 +26,9 @@ from protocol.messages import SessionLimits
 from protocol.principal import Principal
 from protocol.session import Session
 
-__all__ = ["Client", "ClientLimits", "Realtime", "websocket_logger"]
+__all__ = ["Client", "ClientLimits", "Realtime"]
 
 log = structlog.get_logger(__name__)
-
-# websockets logs every connection; ours are logged once, by us. Its warnings and errors are kept.
-websocket_logger: Final = logging.getLogger("gateway.websocket")
-websocket_logger.setLevel(logging.WARNING)
 
 # Heartbeats are spread over this many moments of the interval: never all clients at once.
 HEARTBEAT_SLOTS: Final = 64
@@ -92,6 +87,9 @@ class Realtime:
         self._dialects = dialects
         self._origins = OriginPolicy(origins)
         self._connection_limits = connection_limits
+        self._session_limits = SessionLimits(
+            max_message_bytes=limits.max_message_bytes, max_topics=limits.max_topics
+        )
         self._slow_client_s = slow_client_s
         self._random = random
         self._slots: list[dict[Client, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
@@ -115,12 +113,9 @@ class Realtime:
         return self._connection_limits.admit(client.address)
 
     def make_session(self, dialect: Dialect, principal: Principal | None) -> Session:
-        limits = SessionLimits(
-            max_message_bytes=self.limits.max_message_bytes, max_topics=self.limits.max_topics
-        )
         return Session(
             dialect,
-            limits=limits,
+            limits=self._session_limits,
             principal=principal,
             auth_available=self.entrance.takes_tokens,
             heard=self.metrics.received,

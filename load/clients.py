@@ -8,17 +8,56 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from typing import Final
 from urllib.parse import quote
 
 import uvloop
 
-from load.client import realtime_url
-from load.fanout import Audience
+from load.client import Client, connect, realtime_url
 from load.processes import raise_file_limit
 
-__all__ = ["main"]
+__all__ = ["Audience", "main"]
 
-REPORT_S = 1.0
+REPORT_S: Final = 1.0
+# Connecting all at once would measure the backlog of the listening socket.
+CONNECTING: Final = 50
+
+
+class Audience:
+    """Clients of one URL; counts what they get and looks at nothing."""
+
+    def __init__(self, url: str) -> None:
+        self.frames = 0
+        self.bytes = 0
+        self._url = url
+        self._clients: list[Client] = []
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    async def grow(self, count: int) -> None:
+        """Opens that many more. Raises ConnectionRefused, OSError or TimeoutError, as a group."""
+        gate = asyncio.Semaphore(CONNECTING)
+
+        async def one() -> None:
+            async with gate:
+                self._clients.append(await connect(self._url, self._on_text))
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(count):
+                tasks.create_task(one())
+
+    def lost(self) -> int:
+        return sum(client.closed.done() for client in self._clients)
+
+    def leave(self) -> None:
+        for client in self._clients:
+            client.abort()
+        self._clients.clear()
+
+    def _on_text(self, payload: bytes, at: float, /) -> None:
+        self.frames += 1
+        self.bytes += len(payload)
 
 
 async def _watch(audience: Audience, clients: int, seconds: float) -> int:

@@ -48,6 +48,10 @@ class Gateway:
     ops_url: str
 
     @property
+    def port(self) -> int:
+        return int(self.gateway_url.rpartition(":")[2])
+
+    @property
     def realtime_url(self) -> str:
         return realtime_url(self.gateway_url)
 

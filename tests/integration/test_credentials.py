@@ -79,8 +79,7 @@ async def closed_with(client: ClientConnection, *, heard: list[dict[str, Any]] |
         try:
             message = orjson.loads(await asyncio.wait_for(client.recv(), 5))
         except ConnectionClosed as closed:
-            assert closed.rcvd is not None
-            return closed.rcvd.code
+            return 0 if closed.rcvd is None else closed.rcvd.code
         if heard is not None:
             heard.append(message)
 
@@ -340,14 +339,16 @@ class TestAnUnknownKey:
                 await task
 
     async def test_with_the_handshake(self) -> None:
-        async with self.provided() as (gate, key, found):
-            async with gate.connect(**by_header(key.sign(claims()))) as client:
-                await send(client, type="subscribe", id="s", topics=["location:L1"])
-                await send(client, type="ping", id="p")
-                asyncio.get_running_loop().call_later(0.1, found.set)
-                assert (await next_message(client, "welcome"))["principal"] == "till-1"
-                assert (await next_message(client, "pong"))["id"] == "p"
-                assert (await next_message(client, "snapshot"))["id"] == "s"
+        async with (
+            self.provided() as (gate, key, found),
+            gate.connect(**by_header(key.sign(claims()))) as client,
+        ):
+            await send(client, type="subscribe", id="s", topics=["location:L1"])
+            await send(client, type="ping", id="p")
+            asyncio.get_running_loop().call_later(0.1, found.set)
+            assert (await next_message(client, "welcome"))["principal"] == "till-1"
+            assert (await next_message(client, "pong"))["id"] == "p"
+            assert (await next_message(client, "snapshot"))["id"] == "s"
 
     async def test_in_a_message(self) -> None:
         async with self.provided() as (gate, key, found), gate.connect() as client:

@@ -8,10 +8,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from load.fanout import measure_fanout
-from load.latency import measure_latency
 from load.machine import describe_machine
-from load.shop_side import measure_shop_side
+from load.scenarios.fanout import measure_fanout
+from load.scenarios.idle_latency import measure_latency
+from load.scenarios.shop_side import measure_shop_side
 from load.stack import Gateway, Servers, StackFailed, serve_process
 from tests.support.ports import free_port
 

@@ -198,7 +198,7 @@ class Client(CheckedCopies):
         self.hub = hub
         self.room: int | None = None
         self.deliveries: dict[str, Delivery] = {}
-        self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), refuse=self._refused)
+        self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), owner=self)
         self.refusals: list[ProtocolError] = []
 
     # --- what a user does
@@ -235,7 +235,7 @@ class Client(CheckedCopies):
             if self.room <= 0:
                 self.outgoing.pause()
 
-    def _refused(self, subscription: Subscription, error: ProtocolError) -> None:
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         subscription.signal(Signal.REFUSED)
         self.deliveries.pop(subscription.topic)
         self.held.pop(subscription.topic)

@@ -15,11 +15,11 @@ def test_a_percentile_is_the_nearest_rank(percent: float, expected: int) -> None
 
 
 def test_one_sample_is_every_percentile() -> None:
-    assert summarize([7.0]) == Summary(1, 7.0, 7.0, 7.0, 7.0)
+    assert summarize([7.0]) == Summary(1, 7.0, 7.0, 7.0, 7.0, 7.0)
 
 
 def test_the_order_of_the_samples_does_not_matter() -> None:
-    assert summarize([3, 1, 2]) == Summary(3, 2, 3, 3, 3)
+    assert summarize([3, 1, 2]) == Summary(3, 2, 3, 3, 3, 3)
 
 
 def test_no_samples_have_no_percentiles() -> None:

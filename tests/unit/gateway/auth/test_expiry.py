@@ -86,20 +86,20 @@ def test_everybody_is_told_at_the_right_time_whatever_happens() -> None:
         for _ in range(3):
             holder = source.randrange(50)
             if source.random() < 0.7:
-                end = now + 1 + source.randrange(200)
+                end = now + 1.0 + source.randrange(200)
                 heap.hold(holder, until(end), now)
                 ends[holder] = (end, False)
             else:
                 heap.forget(holder)
                 ends.pop(holder, None)
         expected = set()
-        for holder, (end, warned) in list(ends.items()):
+        for known, (end, warned) in list(ends.items()):
             if not warned and end - WARNING_S <= now:
-                expected.add((holder, False))
-                ends[holder] = (end, True)
+                expected.add((known, False))
+                ends[known] = (end, True)
             if end <= now:
-                expected.add((holder, True))
-                del ends[holder]
+                expected.add((known, True))
+                del ends[known]
         found = [(due.holder, due.ended) for due in heap.due(now)]
         assert set(found) == expected
         assert len(found) == len(expected)

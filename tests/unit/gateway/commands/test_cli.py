@@ -205,8 +205,12 @@ class TestToken:
         scope = ("--vendor", "V", "--location", "L1", "L2", "--location", "L3", "--permission", "inv:set")
         assert run("token", "--subject", "till", *scope, "--ttl", "2h") == 0
         principal = self.verified(capsys.readouterr().out)
-        assert (principal.name, principal.vendor_id, principal.permissions) == ("till", "V", {"inv:set"})
-        assert principal.locations == {"L1", "L2", "L3"}
+        assert (principal.name, principal.vendor_id, principal.permissions) == (
+            "till",
+            "V",
+            frozenset({"inv:set"}),
+        )
+        assert principal.locations == frozenset({"L1", "L2", "L3"})
         assert principal.expires_at == pytest.approx(time.time() + 7200, abs=5)
 
     def test_everything(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import asyncpg
@@ -13,11 +13,12 @@ import orjson
 
 from load.client import Client, connect
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
-from load.stack import Gateway, Servers
+from load.percentiles import Summary, summarize, times_ms
+from load.scenario import Bench, Report, Scenario, Table, Verdict
+from load.stack import Gateway, Servers, serve_process
 from load.waiting import until
 
-__all__ = ["LatencyReport", "LatencyResult", "measure_latency"]
+__all__ = ["IDLE_LATENCY", "LatencyReport", "LatencyResult", "measure_latency"]
 
 PRODUCTS: Final = 200
 CONNECTIONS: Final = 4
@@ -28,6 +29,10 @@ WARM_UP_S: Final = 1.5
 PATIENCE_S: Final = 5.0
 SNAPSHOTS_S: Final = 30.0
 _MS: Final = 1000.0
+# Of product topics at TARGET_RATE_PER_S on an idle machine of two cores.
+TARGET_RATE_PER_S: Final = 100
+TARGET_P50_MS: Final = 10.0
+TARGET_P99_MS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -184,3 +189,44 @@ async def _writer(
             number += 1
     finally:
         await connection.close()
+
+
+async def _run(bench: Bench) -> Report:
+    """With every setting at its default, in the one process that most people run."""
+    rates, seconds = ((TARGET_RATE_PER_S,), 5) if bench.quick else ((10, TARGET_RATE_PER_S), 20)
+    async with serve_process(bench.servers, "gateway") as gateway:
+        reports = [
+            await measure_latency(bench.servers, gateway, rate_per_s=rate, seconds=seconds) for rate in rates
+        ]
+    return Report(
+        tables=[latency_table(report) for report in reports],
+        figures={"rates": [asdict(report) for report in reports]},
+        verdicts=[latency_verdict(report) for report in reports if report.rate_per_s == TARGET_RATE_PER_S],
+    )
+
+
+def latency_table(report: LatencyReport) -> Table:
+    rows: list[list[object]] = [["COMMIT itself", *times_ms(report.commit), report.changes, ""]]
+    for result in report.results:
+        for what, summary in (
+            ("since COMMIT returned", result.since_commit_returned),
+            ("since COMMIT was sent", result.since_commit_sent),
+        ):
+            rows.append([f"{result.topics}, {what}", *times_ms(summary), summary.samples, result.missing])
+    head = ("ms", "p50", "p90", "p99", "p99.9", "max", "changes", "missing")
+    return Table(f"Commit to client, {report.rate_per_s:g} changes/s, idle stack", head, rows)
+
+
+def latency_verdict(report: LatencyReport) -> Verdict:
+    measured = report.results[0].since_commit_returned
+    return Verdict(
+        f"product topics, {TARGET_RATE_PER_S} changes/s, idle: p50 <= {TARGET_P50_MS:g} ms, "
+        f"p99 <= {TARGET_P99_MS:g} ms",
+        f"p50 {measured.p50:.1f} ms, p99 {measured.p99:.1f} ms",
+        measured.p50 <= TARGET_P50_MS and measured.p99 <= TARGET_P99_MS,
+    )
+
+
+IDLE_LATENCY: Final = Scenario(
+    "idle_latency", "commit to client on an otherwise idle stack", _run, in_quick=True
+)

@@ -5,16 +5,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from load.processes import cpu_seconds
-from load.stack import Servers
+from load.scenario import Bench, Report, Scenario, Table
+from load.stack import Servers, relay_process
 from load.waiting import until
 
-__all__ = ["ShopSideReport", "ShopSideResult", "measure_shop_side", "ratio"]
+__all__ = ["SHOP_SIDE", "ShopSideReport", "ShopSideResult", "measure_shop_side", "ratio"]
 
 ATTACHED: Final = "public.inventory"
 BARE: Final = "bench.inventory"
@@ -180,3 +181,37 @@ async def _wait_idle(pid: int) -> None:
 
     await asyncio.sleep(_LOOK_S)
     await until(idle, timeout_s=IDLE_TIMEOUT_S, interval_s=_LOOK_S)
+
+
+async def _run(bench: Bench) -> Report:
+    """The triggers by themselves, with and without waiting for the disk; then with a relay that reads."""
+    servers = bench.servers
+    turns: Any = {"turns": 2, "seconds": 1} if bench.quick else {"turns": 5, "seconds": 1.5}
+    reports = [
+        await measure_shop_side(servers, synchronous_commit=commit, relay_pid=None, **turns)
+        for commit in ("on", "off")
+    ]
+    async with relay_process(servers, "relay") as pid:
+        reports.append(await measure_shop_side(servers, synchronous_commit="on", relay_pid=pid, **turns))
+    return Report(
+        tables=[_table(report) for report in reports],
+        figures={"reports": [asdict(report) for report in reports]},
+    )
+
+
+def _table(report: ShopSideReport) -> Table:
+    rows = [
+        (
+            result.what,
+            f"{result.bare_rows_per_s:,.0f}",
+            f"{result.attached_rows_per_s:,.0f}",
+            f"{result.ratio:.2f}",
+            " ".join(f"{value:.2f}" for value in result.ratios),
+        )
+        for result in report.results
+    ]
+    title = f"The shop's side, relay {report.relay}, synchronous_commit {report.synchronous_commit}"
+    return Table(title, ("rows/s", "bare", "attached", "ratio", "of each pair"), rows)
+
+
+SHOP_SIDE: Final = Scenario("shop_side", "what the triggers cost the shop's writers", _run)
