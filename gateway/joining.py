@@ -17,12 +17,15 @@ import structlog
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
 from gateway.ports import Feed, OpenedTopic
+from gateway.scoping import Scoping, wire_epoch
 from gateway.snapshots import EncodedSnapshot, SnapshotCache
 from gateway.topic_state import TopicState
+from protocol.envelope import Position
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item
 from protocol.principal import View
 from protocol.public_view import PublicView
+from protocol.scoped_view import Owners, replay, shown
 from protocol.subscription import Signal, SubscriptionState
 
 __all__ = ["Joiner", "TaskOwner"]
@@ -126,6 +129,8 @@ class Joiner:
         for delivery in batch:
             if delivery in topic.waiting:
                 topic.join(delivery)
+        if any(d.subscription.scope is not None for d in batch) and not await self._learn_owners(topic):
+            return
         await self._resume(topic, [d for d in batch if d.subscription.view is View.EXACT and d.resume])
         exact = [d for d in batch if d in topic.waiting and d.subscription.view is View.EXACT]
         if exact:
@@ -187,17 +192,25 @@ class Joiner:
                 delivery.resume = None
                 if changes is None or position.epoch != topic.epoch or delivery not in topic.waiting:
                     continue  # answered by a snapshot
+                scope = delivery.subscription.scope
+                missed = [change.items for change in changes]
+                seen = missed if scope is None else replay(scope, missed)
+                if seen is None:
+                    continue
                 del topic.waiting[delivery]
                 subscription = delivery.subscription
-                subscription.epoch, subscription.seq = position
+                subscription.epoch, subscription.seq = (
+                    wire_epoch(position.epoch, subscription.scope),
+                    position.seq,
+                )
                 subscription.signal(Signal.RESUMED)
                 outgoing = delivery.outgoing
                 outgoing.send(
                     "resumed",
-                    outgoing.dialect.resumed(subscription.id, topic.name, position.epoch, position.seq),
+                    outgoing.dialect.resumed(subscription.id, topic.name, subscription.epoch, position.seq),
                 )
-                for change in changes:
-                    delivery.conflate(change.items, position.seq)
+                for items in seen:
+                    delivery.conflate(items, position.seq)
                 delivery.seq = position.seq
                 ready_seq = changes[-1].seq if changes else position.seq
                 topic.handed_seq = max(topic.handed_seq, ready_seq)
@@ -205,12 +218,14 @@ class Joiner:
 
     async def _send_exact(self, topic: TopicState, deliveries: list[Delivery]) -> None:
         if not topic.large:
-            for dialect in {d.outgoing.dialect for d in deliveries}:
-                encoded = await self._cache.encoded(topic, dialect)
+            for dialect, scope in {(d.outgoing.dialect, d.subscription.scope) for d in deliveries}:
+                encoded = await self._cache.encoded(topic, dialect, scope)
                 if encoded is None:
                     await self._reopen(topic)
                     return
-                sharing = [d for d in deliveries if d.outgoing.dialect is dialect]
+                sharing = [
+                    d for d in deliveries if d.outgoing.dialect is dialect and d.subscription.scope == scope
+                ]
                 self._metrics.snapshot_hits += len(sharing) - 1
                 for delivery in sharing:
                     self._begin(topic, delivery, encoded)
@@ -264,6 +279,35 @@ class Joiner:
             await asyncio.sleep(0)  # a topic of 200,000 items takes more than a second
         return topic.project(view, changes)
 
+    async def _learn_owners(self, topic: TopicState) -> bool:
+        """Reads the whole topic once, so that changes can be shown to those who may see only part of it."""
+        if topic.scoping is not None and topic.scoping.known:
+            return True
+        scoping, epoch = Scoping(), topic.epoch or ""
+        topic.scoping = scoping
+        owners = Owners()
+        if topic.large:
+            async with self._pages:
+                async for page in self._feed.pages(topic.name, epoch):
+                    owners.load(page)
+            position = (await self._feed.positions([topic.name])).get(topic.name)
+        else:
+            stored = await self._feed.read(topic.name)
+            position = None if stored is None else Position(stored.epoch, stored.seq)
+            for _ in owners.load_steps(() if stored is None else stored.items):
+                await asyncio.sleep(0)
+        if topic.scoping is not scoping or topic.epoch != epoch:
+            return False
+        if position is None or position.epoch != epoch:
+            await self._reopen(topic)
+            return False
+        # From here on no snapshot may be older than what was read: what changed until then is told to nobody.
+        topic.prove(position.seq)
+        if topic.has_hole:
+            self._tasks.repair(topic)
+        scoping.finish(owners)
+        return True
+
     async def _read_all(self, topic: TopicState) -> Iterable[Item] | None:
         if not topic.large:
             stored = await self._feed.read(topic.name)
@@ -292,7 +336,7 @@ class Joiner:
     def _snapshot_begins(self, topic: TopicState, delivery: Delivery, seq: int) -> None:
         subscription = delivery.subscription
         topic.handed_seq = max(topic.handed_seq, seq)
-        subscription.epoch, subscription.seq = topic.epoch or "", seq
+        subscription.epoch, subscription.seq = wire_epoch(topic.epoch or "", subscription.scope), seq
         subscription.signal(Signal.SNAPSHOT_BEGINS)
         delivery.seq = seq
         if delivery.fanout is not None and delivery.fanout.sent_seq <= seq:
@@ -335,7 +379,7 @@ class Joiner:
                 return False
             part += 1
             outgoing.snapshot_rows += len(items)
-            tail = dialect.snapshot_tail(topic.name, epoch, seq, part, last, items)
+            tail = dialect.snapshot_tail(topic.name, subscription.epoch, seq, part, last, items)
             outgoing.send("snapshot", head + tail)
             return True
 
@@ -345,6 +389,8 @@ class Joiner:
                 page = await anext(pages, None)
             if page is None:
                 break
+            if subscription.scope is not None:
+                page = shown(subscription.scope, page)
             *full, held = [*dialect.snapshot_groups([*held, *page])] or [[]]
             for group in full:
                 if not await send(group, last=False):

@@ -6,8 +6,11 @@ from typing import Final, NamedTuple
 
 from gateway.metrics import GatewayMetrics
 from gateway.ports import Feed
+from gateway.scoping import wire_epoch
 from gateway.topic_state import TopicState
 from protocol.dialects import Dialect
+from protocol.principal import Scope
+from protocol.scoped_view import shown
 
 __all__ = ["EncodedSnapshot", "SnapshotCache"]
 
@@ -38,12 +41,15 @@ class SnapshotCache:
         self._size = 0
         self._held: OrderedDict[tuple[str, str, str], EncodedSnapshot] = OrderedDict()
 
-    async def encoded(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot | None:
-        """The exact view at the topic's position or later, and not behind what any client has.
+    async def encoded(
+        self, topic: TopicState, dialect: Dialect, scope: Scope | None = None
+    ) -> EncodedSnapshot | None:
+        """The exact view, or what the scope shows of it, at the topic's position or later, and not behind what
+        any client has.
 
         None: its epoch has ended, or it has outgrown one read. Raises ProtocolError `unavailable`.
         """
-        key = ("exact", topic.name, dialect.subprotocol)
+        key = (wire_epoch("exact", scope), topic.name, dialect.subprotocol)
         held = self._held.get(key)
         wanted_seq = max(topic.seq, topic.handed_seq)
         if held is not None and held.epoch == topic.epoch and held.seq >= wanted_seq:
@@ -52,9 +58,11 @@ class SnapshotCache:
         stored = await self._feed.read(topic.name)
         if stored is None or stored.epoch != topic.epoch:
             return None
-        tails = dialect.snapshot_tails(topic.name, stored.epoch, stored.seq, stored.items)
+        items = stored.items if scope is None else shown(scope, stored.items)
+        epoch = wire_epoch(stored.epoch, scope)
+        tails = dialect.snapshot_tails(topic.name, epoch, stored.seq, items)
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(stored.items)))
+        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(items)))
 
     def public(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot:
         """The public view, from the projection in memory; the topic must have one."""

@@ -1,0 +1,66 @@
+"""What a topic keeps for those who may see only part of it."""
+
+import hashlib
+from functools import lru_cache
+
+from protocol.envelope import Changed, Position
+from protocol.principal import Scope
+from protocol.scoped_view import Moved, Owners
+
+__all__ = ["Scoping", "scope_tag", "wire_epoch", "without_scope"]
+
+# Not among the characters of an epoch.
+_SEPARATOR = "~"
+
+
+class Scoping:
+    """Whose the items of one topic are (protocol.scoped_view), from a read of it on.
+
+    begin() before the read; changes that come meanwhile are collected; finish() with what was read.
+    """
+
+    def __init__(self) -> None:
+        self._owners: Owners | None = None
+        self._collected: list[Changed] = []
+
+    @property
+    def known(self) -> bool:
+        return self._owners is not None
+
+    def finish(self, owners: Owners) -> None:
+        for message in self._collected:
+            owners.apply(message.items)
+        self._collected = []
+        self._owners = owners
+
+    def take(self, message: Changed) -> list[Moved]:
+        """What a change means to the scopes; nothing while nobody has a snapshot of theirs."""
+        if self._owners is None:
+            self._collected.append(message)
+            return []
+        return self._owners.apply(message.items)
+
+
+def wire_epoch(epoch: str, scope: Scope | None) -> str:
+    """What clients of this scope are told as the epoch: another scope is another map, and a client can not go
+    on from a copy of one in the other."""
+    return epoch if scope is None else f"{epoch}{_SEPARATOR}{scope_tag(scope)}"
+
+
+def without_scope(position: Position, scope: Scope | None) -> Position:
+    """A position that a client of this scope goes on from, as the topic knows it; one of another scope stays
+    as it is, which is no epoch of the topic."""
+    epoch, separator, tag = position.epoch.partition(_SEPARATOR)
+    if separator and scope is not None and tag == scope_tag(scope):
+        return Position(epoch, position.seq)
+    if not separator and scope is not None:
+        return Position(f"{epoch}{_SEPARATOR}", position.seq)
+    return position
+
+
+@lru_cache(maxsize=4096)
+def scope_tag(scope: Scope) -> str:
+    """The same on every replica. It only keeps honest clients from mixing copies: what a client is sent is
+    filtered by its own scope, whatever it says."""
+    locations = None if scope.locations is None else sorted(scope.locations)
+    return hashlib.blake2b(repr((scope.vendor_id, locations)).encode(), digest_size=6).hexdigest()
