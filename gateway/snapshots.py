@@ -44,8 +44,8 @@ class SnapshotCache:
     async def encoded(
         self, topic: TopicState, dialect: Dialect, scope: Scope | None = None
     ) -> EncodedSnapshot | None:
-        """The exact view, or what the scope shows of it, at the topic's position or later, and not behind what
-        any client has.
+        """The exact view, or what the scope shows of it, at the topic's position or later, and not behind
+        what any client has.
 
         None: its epoch has ended, or it has outgrown one read. Raises ProtocolError `unavailable`.
         """
