@@ -2,12 +2,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pygal
-from pygal.style import Style
-
 __all__ = ["Plot", "draw"]
 
-_STYLE = Style(background="white", plot_background="white", title_font_size=18, label_font_size=12)
+_INCHES = (8.0, 4.5)
 
 
 @dataclass(frozen=True)
@@ -19,24 +16,28 @@ class Plot:
     x_title: str
     y_title: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-    logarithmic: bool = False
+    logarithmic: bool = False  # the axis of x
 
 
 def draw(plot: Plot, directory: Path) -> Path:
-    """Writes `<name>.svg`; it refers to nothing outside of itself."""
-    chart = pygal.XY(
-        pygal.Config(js=[], show_legend=len(plot.lines) > 1, human_readable=True, dots_size=3),
-        style=_STYLE,
-        title=plot.title,
-        x_title=plot.x_title,
-        y_title=plot.y_title,
-        logarithmic=plot.logarithmic,
-        width=800,
-        height=450,
-    )
+    """Writes `<name>.svg`, the same bytes for the same figures. Its library takes half a second to import."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # Without these, every file would carry the time and identifiers drawn by lot.
+    mpl.rcParams["svg.hashsalt"] = plot.name
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    axes = figure.add_subplot()
     for name, points in plot.lines.items():
-        chart.add(name, list(points))
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    axes.set(title=plot.title, xlabel=plot.x_title, ylabel=plot.y_title)
+    if plot.logarithmic:
+        axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if len(plot.lines) > 1:
+        axes.legend()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{plot.name}.svg"
-    path.write_bytes(chart.render(disable_xml_declaration=True).encode())
+    figure.savefig(path, format="svg", metadata={"Date": None})
     return path
