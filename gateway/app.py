@@ -12,6 +12,8 @@ import structlog
 from gateway.auth.authority import Authority
 from gateway.auth.building import anonymous, make_authority
 from gateway.auth.entrance import Entrance
+from gateway.auth.revocations import Revocations
+from gateway.auth.tickets import TicketOffice
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
@@ -30,6 +32,7 @@ from gateway.sockets import bound_address
 from gateway.standing import Standing
 from gateway.startup import Startup
 from listeners.attached_rows import AttachedRows
+from listeners.credential_store import CredentialStore
 from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
 from listeners.keys import Keys
@@ -109,6 +112,16 @@ async def open_store(settings: Settings) -> AsyncIterator[TopicStore]:
         await client.aclose()
 
 
+@asynccontextmanager
+async def _open_credentials(settings: Settings) -> AsyncIterator[CredentialStore]:
+    """As open_store: a crowd that comes with tickets does not wait for connections behind snapshots."""
+    client = connect_redis(settings.require_redis_url(), timeout_s=settings.probe_timeout_ms / 1000)
+    try:
+        yield CredentialStore(client, Keys(settings.redis_prefix))
+    finally:
+        await client.aclose()
+
+
 def make_relay(settings: Settings, store: TopicStore) -> Relay:
     """A candidate for the relay; run() stands for election."""
     return Relay(
@@ -148,7 +161,7 @@ async def _replica(
         settings.require_database_url(), purpose="loader", max_size=2 * LOADS, timeout_s=timeout_s
     )
     try:
-        async with open_store(settings) as store:
+        async with open_store(settings) as store, _open_credentials(settings) as credentials:
             bus = RedisBus(
                 url, Keys(settings.redis_prefix), cluster=is_cluster_url(url), probe_timeout_s=timeout_s
             )
@@ -157,8 +170,12 @@ async def _replica(
                 store, AttachedRows(), rows_pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
             )
             feed = TopicFeed(bus, store, loader)
-            authority, key_set = make_authority(settings)
-            realtime = _make_realtime(settings, metrics, feed, authority)
+            revocations = Revocations(credentials)
+            authority, key_set = make_authority(settings, is_revoked=revocations.is_revoked)
+            tickets = (
+                None if authority is None else TicketOffice(credentials, is_revoked=revocations.is_revoked)
+            )
+            realtime = _make_realtime(settings, metrics, feed, authority, tickets)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
@@ -167,6 +184,7 @@ async def _replica(
             metrics.watch(realtime.entrance.statistics)
             if authority is not None:
                 metrics.watch(authority.statistics)
+                metrics.watch(revocations.statistics)
             metrics.watch(standing.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
             metrics.watch(lambda: loader_readings(loader.statistics()))
@@ -180,6 +198,8 @@ async def _replica(
             ]
             if key_set is not None:
                 services.append(key_set.run())
+            if authority is not None:
+                services.append(revocations.run(lambda: realtime.entrance.revoked(revocations.is_revoked)))
             if settings.relay == "auto":
                 relay = make_relay(settings, store)
                 metrics.watch(lambda: relay_readings(relay.statistics()))
@@ -192,6 +212,7 @@ async def _replica(
                 TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
                 principal=anonymous(settings),
                 authority=authority,
+                tickets=tickets,
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,
                 page=page is not None,
@@ -253,7 +274,11 @@ async def _run(service: Awaitable[None]) -> None:
 
 
 def _make_realtime(
-    settings: Settings, metrics: GatewayMetrics, feed: TopicFeed, authority: Authority | None
+    settings: Settings,
+    metrics: GatewayMetrics,
+    feed: TopicFeed,
+    authority: Authority | None,
+    tickets: TicketOffice | None,
 ) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
@@ -268,6 +293,7 @@ def _make_realtime(
         entrance=Entrance(
             anonymous=anonymous(settings),
             authority=authority,
+            tickets=tickets,
             max_unauthenticated=settings.max_unauthenticated,
             leeway_s=settings.jwt_leeway_s,
         ),

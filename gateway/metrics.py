@@ -101,6 +101,7 @@ _DESCRIPTIONS: Final = (
         "reason",
         tuple(reason.value for reason in Reason),
     ),
+    Description("gateway_revocations", "gauge", "Revoked tokens and subjects that this replica turns away."),
     Description(
         "gateway_key_set_age_seconds",
         "gauge",

@@ -10,7 +10,7 @@ from gateway.errors import SettingsError
 from protocol.principal import EVERY, Permission
 from protocol.topics import is_key
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "run", "seconds_of"]
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S: Final = 366 * 86_400
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         vendor=options.vendor,
         locations=options.location,
         permissions=options.permission,
-        ttl_s=_seconds(options.ttl),
+        ttl_s=seconds_of(options.ttl, option="--ttl"),
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
         token_type=settings.jwt_type,
@@ -64,9 +64,10 @@ def _check(options: argparse.Namespace) -> None:
             raise SettingsError(f"--permission={permission[:80]!r}: one of {', '.join(Permission)} is needed")
 
 
-def _seconds(text: str) -> int:
+def seconds_of(text: str, *, option: str) -> int:
+    """Raises SettingsError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     seconds = int(match[1]) * _UNITS_S[match[2]] if match is not None else 0
     if not 0 < seconds <= _LONGEST_S:
-        raise SettingsError(f"--ttl={text[:80]!r}: a time like 30s, 15m, 1h or 7d, up to 366d, is needed")
+        raise SettingsError(f"{option}={text[:80]!r}: a time like 30s, 15m, 1h or 7d, up to 366d, is needed")
     return seconds

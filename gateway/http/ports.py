@@ -7,7 +7,7 @@ from protocol.items import Item
 from protocol.principal import Principal, View
 from protocol.topics import Topic
 
-__all__ = ["Authority", "CachedSnapshot", "Readiness", "SnapshotSource"]
+__all__ = ["Authority", "CachedSnapshot", "IssuedTicket", "Readiness", "SnapshotSource", "Tickets"]
 
 
 class CachedSnapshot(NamedTuple):
@@ -29,6 +29,19 @@ class SnapshotSource(Protocol):
 class Authority(Protocol):
     async def check(self, token: str) -> Principal:
         """Whose the token is. Raises ProtocolError, `unauthenticated`, `token_expired` or `unavailable`."""
+        ...
+
+
+class IssuedTicket(Protocol):
+    @property
+    def text(self) -> str: ...
+    @property
+    def expires_in_s(self) -> int: ...
+
+
+class Tickets(Protocol):
+    async def issue(self, principal: Principal) -> IssuedTicket:
+        """Raises ProtocolError `unavailable`."""
         ...
 
 

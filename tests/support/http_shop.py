@@ -36,10 +36,10 @@ def stock(product: str, location: str, available: int, *, version: int = 1, **mo
     return build_item("stock", row, version)
 
 
-def product(product_id: str, *, version: int = 1, status: str = "published") -> Item:
+def product(product_id: str, *, version: int = 1, status: str = "published", vendor_id: str = "V") -> Item:
     row = {
         "product_id": product_id,
-        "vendor_id": "V",
+        "vendor_id": vendor_id,
         "sku": f"SKU-{product_id}",
         "name": f"Product {product_id}",
         "category": "tea",

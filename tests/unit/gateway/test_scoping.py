@@ -168,9 +168,22 @@ class TestResume:
         assert not client.of("resumed")
 
 
+def any_change(source: random.Random, version: int) -> Item:
+    item = stock(f"P{source.randrange(12)}", version, vendor_id=source.choice("VW"))
+    return tombstone(item.key, version) if source.random() < 0.2 else item
+
+
+def has_its_part(replica: Replica, client: Client, scope: Scope | None) -> bool:
+    if TOPIC not in replica.feed.topics:
+        return False  # void, and nobody has noticed yet
+    items = [item for item in replica.feed.topics[TOPIC].items.values() if not item.deleted]
+    seen = items if scope is None else shown(scope, items)
+    return client.is_complete(TOPIC) and client.holds(TOPIC) == {item.key: item.version for item in seen}
+
+
 @pytest.mark.parametrize("seed", range(15))
 async def test_whatever_happens_a_copy_becomes_what_its_scope_shows(replica: Replica, seed: int) -> None:
-    """Changes, sales from vendor to vendor, lost messages, new epochs, slow readers and comings and goings."""
+    """Changes, sales from vendor to vendor, lost messages, new epochs, slow readers, comings and goings."""
     source = random.Random(seed)
     replica.rows(*(stock(f"P{n}", n + 1, vendor_id=source.choice("VW")) for n in range(10)))
     scopes = [V, W, Scope("V", frozenset({"L1"})), None]
@@ -180,10 +193,7 @@ async def test_whatever_happens_a_copy_becomes_what_its_scope_shows(replica: Rep
         version += 1
         match source.randrange(9):
             case 0 | 1 | 2 | 3:
-                key = f"P{source.randrange(12)}"
-                item = stock(key, version, vendor_id=source.choice("VW"))
-                change = tombstone(item.key, version) if source.random() < 0.2 else item
-                replica.feed.change(TOPIC, change)
+                replica.feed.change(TOPIC, any_change(source, version))
             case 4:
                 client, scope = source.choice(clients)
                 client.subscribe(TOPIC, scope=scope)
@@ -209,14 +219,4 @@ async def test_whatever_happens_a_copy_becomes_what_its_scope_shows(replica: Rep
     replica.feed.rows[TOPIC] += last
     replica.feed.change(TOPIC, *last)
 
-    def settled() -> bool:
-        if TOPIC not in replica.feed.topics:
-            return False  # void, and nobody has noticed yet
-        items = [i for i in replica.feed.topics[TOPIC].items.values() if not i.deleted]
-        return all(
-            client.is_complete(TOPIC)
-            and client.holds(TOPIC) == {i.key: i.version for i in (items if s is None else shown(s, items))}
-            for client, s in clients
-        )
-
-    await eventually(settled, timeout_s=10)
+    await eventually(lambda: all(has_its_part(replica, *client) for client in clients), timeout_s=10)

@@ -20,7 +20,7 @@ from tests.support.tokens import SECRET
 # PROTOCOL.md, section 4
 NAMES = [
     *("dev", "serve", "relay", "migrate", "attach", "detach", "sources"),
-    *("resync", "seed", "simulate", "token", "tail", "doctor"),
+    *("resync", "seed", "simulate", "token", "revoke", "tail", "doctor"),
 ]
 
 

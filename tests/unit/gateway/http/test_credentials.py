@@ -1,6 +1,7 @@
 """Tokens over HTTP: RFC 6750."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -72,3 +73,48 @@ async def test_what_the_token_does_not_allow() -> None:
     assert_problem(await get("/v1/products/A?view=exact", shopper), 403, "forbidden")
     assert_problem(await get("/v1/vendors/W/stock", bearer(TOKEN)), 403, "forbidden")
     assert_problem(await get("/v1/locations/L2/stock?view=exact", bearer(TOKEN)), 403, "forbidden")
+
+
+class TestScopes:
+    """What a token does not reach looks like what is not there."""
+
+    ITEMS: ClassVar = {
+        "product:A": [product("A"), stock("A", "L1", 4), stock("A", "L2", 9)],
+        "product:F": [product("F", vendor_id="W"), stock("F", "L1", 4, vendor_id="W")],
+        "location:L1": [
+            product("A"),
+            stock("A", "L1", 4),
+            product("F", vendor_id="W"),
+            stock("F", "L1", 4, vendor_id="W"),
+        ],
+        "vendor:V": [product("A"), stock("A", "L1", 4), stock("A", "L2", 9)],
+    }
+
+    async def get(self, path: str, **more: object) -> httpx.Response:
+        async with client(FakeSource(self.ITEMS), None, authority=AUTHORITY) as http:
+            return await http.get(path, headers=[bearer(hs256(claims(**more)))])
+
+    async def test_stock_of_ones_own_locations(self) -> None:
+        body = (await self.get("/v1/products/A")).json()
+        assert [row["location_id"] for row in body["stock"]] == ["L1"]
+        assert body["availability"]["status"] == "in_stock"  # of all locations: it is what the public sees
+        body = (await self.get("/v1/products/A", permissions=["inv:read:exact"])).json()
+        assert body["availability"] == body["availability"] | {"status": "low_stock", "only_left": 4}
+
+    async def test_a_foreign_product_looks_like_a_missing_one(self) -> None:
+        foreign = await self.get("/v1/products/F")
+        missing = await self.get("/v1/products/G")
+        assert (
+            assert_problem(foreign, 404, "not_found")["detail"].replace("F", "G") == missing.json()["detail"]
+        )
+        assert len(foreign.content) == len(missing.content)
+        assert dict(foreign.headers) == dict(missing.headers)
+
+    async def test_pages(self) -> None:
+        body = (await self.get("/v1/locations/L1/stock")).json()
+        assert [row["product_id"] for row in body["items"]] == ["A"]
+        assert [row["product_id"] for row in body["products"]] == ["A"]
+        body = (await self.get("/v1/vendors/V/stock")).json()
+        assert [row["location_id"] for row in body["items"]] == ["L1"]
+        body = (await self.get("/v1/vendors/V/stock", locations="*")).json()
+        assert [row["location_id"] for row in body["items"]] == ["L1", "L2"]
