@@ -30,7 +30,7 @@ class RevocationRecord(NamedTuple):
 
 
 class CredentialStore:
-    """It speaks to the side of the clients: its coroutines raise ProtocolError `unavailable`, nothing else."""
+    """It speaks to the side of the clients: its coroutines raise ProtocolError `unavailable` alone."""
 
     def __init__(self, client: AnyRedis, keys: Keys) -> None:
         self._client = client
