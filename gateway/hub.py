@@ -22,6 +22,7 @@ from gateway.topic_state import Outcome, TopicState
 from protocol.dialects import Dialect
 from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, Voided
 from protocol.errors import ProtocolError
+from protocol.subscription import SubscriptionState
 from protocol.topics import parse_topic
 
 __all__ = ["Hub", "HubSettings", "Told"]
@@ -105,7 +106,10 @@ class Hub:
             topic = self._topics[name] = TopicState(parse_topic(name), self._make_fanout)
             self._feed.subscribe_nowait(name)
         topic.waiting[delivery] = None
-        self.settle(topic)
+        if not self._joiner.serve_nowait(topic, delivery):
+            self.settle(topic)
+        elif delivery.subscription.state is not SubscriptionState.LIVE:
+            self.doubts.watch(topic)
 
     def leave(self, delivery: Delivery) -> None:
         """The subscription is closed."""

@@ -7,47 +7,38 @@ the snapshot (gateway.fanout.Fanout).
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
-from gateway.ports import Feed, OpenedTopic
-from gateway.scoping import Scoping, wire_epoch
-from gateway.snapshots import EncodedSnapshot, SnapshotCache
+from gateway.ports import Feed, OpenedTopic, StoredTopic
+from gateway.scoping import Scoping, seen_of, wire_epoch
+from gateway.snapshots import EncodedSnapshot, LogCache, SnapshotCache
+from gateway.streaming import Streams
+from gateway.tasks import TaskOwner
 from gateway.topic_state import TopicState
-from protocol.envelope import Position
+from protocol.envelope import Changed, Position
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.items import Item
-from protocol.principal import View
+from protocol.principal import Scope, View
 from protocol.public_view import PublicView
-from protocol.scoped_view import Owners, replay, shown
-from protocol.subscription import Signal, SubscriptionState
+from protocol.subscription import Signal
 
-__all__ = ["Joiner", "TaskOwner"]
+__all__ = ["Joiner"]
 
-# Large snapshots that are read from the store at the same time; a client that does not read holds none.
-PAGE_READERS: Final = 8
 # Topics new to this replica that are opened at the same time: whoever asks for thousands, and leaves them,
 # must not fill the loop with their tasks. And how long a turn is waited for, in s: the ones before may hang.
 OPENING: Final = 16
 TURN_S: Final = 1.0
 # How long messages that are on their way are waited for at a time, in s.
 CATCH_UP_S: Final = 0.02
+# Deliveries that are served in one turn of the loop: a topic that is loaded anew has thousands of them.
+SERVED_AT_ONCE: Final = 50
 
 log = structlog.get_logger(__name__)
-
-
-class TaskOwner(Protocol):
-    """Who runs what can not be done at once (gateway.hub.Hub)."""
-
-    def spawn(self, work: Coroutine[None, None, None]) -> None: ...
-    def settle(self, topic: TopicState) -> None: ...
-    def repair(self, topic: TopicState) -> None: ...
 
 
 class Joiner:
@@ -68,13 +59,50 @@ class Joiner:
         tells, by a number that rises, when messages may have been missed."""
         self._feed = feed
         self._cache = cache
+        self._logs = LogCache()
+        self._streams = Streams(feed, metrics, tasks)
         self._metrics = metrics
         self._tasks = tasks
         self._low_stock = low_stock
         self._patience_s = patience_s
         self._losses = losses
-        self._pages = asyncio.Semaphore(PAGE_READERS)
         self._opening = asyncio.Semaphore(OPENING)
+
+    def serve_nowait(self, topic: TopicState, delivery: Delivery) -> bool:
+        """Serves somebody who waits for the topic with what is here already, if it is.
+
+        False: settle() has to. Nothing is awaited, so nothing comes between finding it and joining.
+        """
+        if (
+            topic.epoch is None
+            or topic.doubtful
+            or topic.settling
+            or not self._feed.is_subscribed(topic.name)
+        ):
+            return False
+        resume, dialect, scope = delivery.resume, delivery.outgoing.dialect, delivery.subscription.scope
+        if scope is not None and (topic.scoping is None or not topic.scoping.known):
+            return False
+        if delivery.subscription.view is View.PUBLIC:
+            view = topic.projection
+            if resume is not None or view is None or topic.seq < topic.handed_seq:
+                return False
+            topic.join(delivery)
+            self._begin_public(topic, delivery, view)
+            return True
+        if resume is not None:
+            changes = self._known_since(topic, resume, scope)
+            if changes is None:
+                return False
+            topic.join(delivery)
+            self._resume_from(topic, delivery, resume, changes)
+            return True
+        encoded = self._cache.current(topic, dialect, scope)
+        if encoded is None:
+            return False
+        topic.join(delivery)
+        self._begin(topic, delivery, encoded)
+        return True
 
     async def settle(self, topic: TopicState) -> None:
         """Serves everybody who waits for the topic, until nobody does."""
@@ -112,11 +140,12 @@ class Joiner:
     async def _serve(self, topic: TopicState) -> None:
         losses = self._losses()
         await self._feed.wait_subscribed(topic.name)
+        stored: StoredTopic | None = None
         if topic.epoch is None:
             async with self._turn():
                 if not topic.waiting:
                     return  # everybody has left meanwhile
-                opened = await self._feed.ensure(topic.topic)
+                opened, stored = await self._open(topic)
             if self._losses() != losses:
                 return  # what came after `opened` may be lost, and no comparison would look for it
             self._adopt(topic, opened)
@@ -129,15 +158,21 @@ class Joiner:
         for delivery in batch:
             if delivery in topic.waiting:
                 topic.join(delivery)
-        if any(d.subscription.scope is not None for d in batch) and not await self._learn_owners(topic):
+        if any(d.subscription.scope is not None for d in batch) and not await self._learn(topic, stored):
             return
         await self._resume(topic, [d for d in batch if d.subscription.view is View.EXACT and d.resume])
         exact = [d for d in batch if d in topic.waiting and d.subscription.view is View.EXACT]
         if exact:
-            await self._send_exact(topic, exact)
+            await self._send_exact(topic, exact, stored)
         public = [d for d in batch if d in topic.waiting and d.subscription.view is View.PUBLIC]
         if public:
-            await self._send_public(topic, public)
+            await self._send_public(topic, public, stored)
+
+    async def _open(self, topic: TopicState) -> tuple[OpenedTopic, StoredTopic | None]:
+        """The topic's items come along if somebody has to be sent them all."""
+        if any(delivery.resume is None for delivery in topic.waiting):
+            return await self._feed.enter(topic.topic)
+        return await self._feed.ensure(topic.topic), None
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -184,42 +219,67 @@ class Joiner:
 
     async def _resume(self, topic: TopicState, deliveries: list[Delivery]) -> None:
         """Whoever was complete at a position that the log still reaches gets what came after it."""
-        for position in {d.resume for d in deliveries if d.resume is not None}:
-            changes = None
-            if position.epoch == topic.epoch:
-                changes = await self._feed.log_since(topic.name, position)
-            for delivery in [d for d in deliveries if d.resume == position]:
-                delivery.resume = None
-                if changes is None or position.epoch != topic.epoch or delivery not in topic.waiting:
-                    continue  # answered by a snapshot
-                scope = delivery.subscription.scope
-                missed = [change.items for change in changes]
-                seen = missed if scope is None else replay(scope, missed)
-                if seen is None:
-                    continue
-                del topic.waiting[delivery]
-                subscription = delivery.subscription
-                subscription.epoch, subscription.seq = (
-                    wire_epoch(position.epoch, subscription.scope),
-                    position.seq,
-                )
-                subscription.signal(Signal.RESUMED)
-                outgoing = delivery.outgoing
-                outgoing.send(
-                    "resumed",
-                    outgoing.dialect.resumed(subscription.id, topic.name, subscription.epoch, position.seq),
-                )
-                for items in seen:
-                    delivery.conflate(items, position.seq)
-                delivery.seq = position.seq
-                ready_seq = changes[-1].seq if changes else position.seq
-                topic.handed_seq = max(topic.handed_seq, ready_seq)
-                topic.complete(delivery, ready_seq)
+        resumes = [(delivery, delivery.resume) for delivery in deliveries if delivery.resume is not None]
+        await self._read_log(topic, {resume for _, resume in resumes})
+        for number, (delivery, resume) in enumerate(resumes, 1):
+            changes = self._known_since(topic, resume, delivery.subscription.scope)
+            if changes is None or delivery not in topic.waiting:
+                delivery.resume = None  # answered by a snapshot
+            else:
+                self._resume_from(topic, delivery, resume, changes)
+            if number % SERVED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
-    async def _send_exact(self, topic: TopicState, deliveries: list[Delivery]) -> None:
+    async def _read_log(self, topic: TopicState, positions: Collection[Position]) -> None:
+        """From the earliest of the positions that it reaches: the others are on the way from there."""
+        epoch = topic.epoch
+        wanted = sorted(seq for seq in {p.seq for p in positions if p.epoch == epoch})
+        if epoch is None or not wanted or self._logs.since(topic, wanted[0]) is not None:
+            return
+        first, last, middle = 0, len(wanted), 0
+        while first < last:
+            changes = await self._feed.log_since(topic.name, Position(epoch, wanted[middle]))
+            if changes is None:
+                first = middle + 1
+            else:
+                self._logs.put(topic, epoch, wanted[middle], changes)
+                last = middle
+            middle = (first + last) // 2
+
+    def _known_since(
+        self, topic: TopicState, position: Position, scope: Scope | None
+    ) -> Sequence[Changed] | None:
+        """What a client at this position has missed, as far as it is here and can be told."""
+        if position.epoch != topic.epoch:
+            return None
+        if position.seq == topic.seq == topic.handed_seq:
+            return ()
+        changes = self._logs.since(topic, position.seq)
+        return changes if changes is None or scope is None else seen_of(changes, scope)
+
+    def _resume_from(
+        self, topic: TopicState, delivery: Delivery, position: Position, changes: Sequence[Changed]
+    ) -> None:
+        delivery.resume = None
+        del topic.waiting[delivery]
+        subscription, outgoing = delivery.subscription, delivery.outgoing
+        subscription.epoch, subscription.seq = wire_epoch(position.epoch, subscription.scope), position.seq
+        subscription.signal(Signal.RESUMED)
+        answer = outgoing.dialect.resumed(subscription.id, topic.name, subscription.epoch, position.seq)
+        outgoing.send("resumed", answer)
+        for change in changes:
+            delivery.conflate(change.items, position.seq)
+        delivery.seq = position.seq
+        ready_seq = changes[-1].seq if changes else position.seq
+        topic.handed_seq = max(topic.handed_seq, ready_seq)
+        topic.complete(delivery, ready_seq)
+
+    async def _send_exact(
+        self, topic: TopicState, deliveries: list[Delivery], stored: StoredTopic | None
+    ) -> None:
         if not topic.large:
             for dialect, scope in {(d.outgoing.dialect, d.subscription.scope) for d in deliveries}:
-                encoded = await self._cache.encoded(topic, dialect, scope)
+                encoded = await self._cache.encoded(topic, dialect, stored, scope)
                 if encoded is None:
                     await self._reopen(topic)
                     return
@@ -227,8 +287,10 @@ class Joiner:
                     d for d in deliveries if d.outgoing.dialect is dialect and d.subscription.scope == scope
                 ]
                 self._metrics.snapshot_hits += len(sharing) - 1
-                for delivery in sharing:
+                for number, delivery in enumerate(sharing, 1):
                     self._begin(topic, delivery, encoded)
+                    if number % SERVED_AT_ONCE == 0:
+                        await asyncio.sleep(0)
             return
         # The store's seq and not ours: earlier snapshots may have come from there while we lagged behind.
         position = (await self._feed.positions([topic.name])).get(topic.name)
@@ -237,9 +299,7 @@ class Joiner:
             return
         for delivery in deliveries:
             if delivery in topic.waiting:
-                del topic.waiting[delivery]
-                self._snapshot_begins(topic, delivery, position.seq)
-                self._tasks.spawn(self._stream(topic, delivery, *position))
+                self._streams.begin_exact(topic, delivery, position)
 
     async def _reopen(self, topic: TopicState) -> None:
         """What was loaded is gone, or has outgrown one read."""
@@ -250,8 +310,10 @@ class Joiner:
         else:
             topic.restart()
 
-    async def _send_public(self, topic: TopicState, deliveries: list[Delivery]) -> None:
-        if topic.projection is None and not await self._project(topic):
+    async def _send_public(
+        self, topic: TopicState, deliveries: list[Delivery], stored: StoredTopic | None
+    ) -> None:
+        if topic.projection is None and not await self._project(topic, stored):
             return
         if topic.seq < topic.handed_seq:
             # Clients have snapshots from the store that are ahead of what the bus has brought; a public
@@ -260,42 +322,43 @@ class Joiner:
             self._tasks.repair(topic)
             await asyncio.sleep(CATCH_UP_S)
             return
-        for delivery in deliveries:
-            if delivery in topic.waiting:
-                encoded = self._cache.public(topic, delivery.outgoing.dialect)
-                self._begin(topic, delivery, encoded)
+        view = topic.projection
+        for number, delivery in enumerate(deliveries, 1):
+            if view is not None and view is topic.projection and delivery in topic.waiting:
+                self._begin_public(topic, delivery, view)
+            if number % SERVED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
-    async def _project(self, topic: TopicState) -> bool:
+    def _begin_public(self, topic: TopicState, delivery: Delivery, view: PublicView) -> None:
+        if len(view) > SnapshotCache.MAX_ITEMS:
+            self._streams.begin_public(topic, delivery, view)
+        else:
+            self._begin(topic, delivery, self._cache.public(topic, delivery.outgoing.dialect))
+
+    async def _project(self, topic: TopicState, stored: StoredTopic | None) -> bool:
         """Reads the whole topic once and computes the public view from it; changes keep it current then."""
         epoch = topic.epoch
         changes = topic.begin_projection()
         view = PublicView(topic.topic, self._low_stock)
-        items = await self._read_all(topic)
-        if items is None or epoch is None or topic.epoch != epoch:
+        if stored is not None and stored.epoch == epoch and stored.seq >= topic.seq:
+            view.add(stored.items)
+        elif not await self._read_into(view, topic) or topic.epoch != epoch:
             if topic.epoch == epoch:
                 await self._reopen(topic)
             return False
-        for _ in view.load_steps(items):
-            await asyncio.sleep(0)  # a topic of 200,000 items takes more than a second
+        for _ in view.conclude():
+            await self._streams.turn()  # a topic of 200,000 items takes more than a second
         return topic.project(view, changes)
 
-    async def _learn_owners(self, topic: TopicState) -> bool:
-        """Reads the whole topic once, so that changes can be shown to those who may see only part of it."""
+    async def _learn(self, topic: TopicState, stored: StoredTopic | None) -> bool:
+        """Whose the topic's items are, so that changes can be shown to those who may see only part of it."""
         if topic.scoping is not None and topic.scoping.known:
             return True
         scoping, epoch = Scoping(), topic.epoch or ""
         topic.scoping = scoping
-        owners = Owners()
-        if topic.large:
-            async with self._pages:
-                async for page in self._feed.pages(topic.name, epoch):
-                    owners.load(page)
-            position = (await self._feed.positions([topic.name])).get(topic.name)
-        else:
-            stored = await self._feed.read(topic.name)
-            position = None if stored is None else Position(stored.epoch, stored.seq)
-            for _ in owners.load_steps(() if stored is None else stored.items):
-                await asyncio.sleep(0)
+        if stored is not None and (stored.epoch != epoch or stored.seq < topic.seq):
+            stored = None
+        position = await self._streams.read_owners(scoping.owners, topic, stored)
         if topic.scoping is not scoping or topic.epoch != epoch:
             return False
         if position is None or position.epoch != epoch:
@@ -305,97 +368,32 @@ class Joiner:
         topic.prove(position.seq)
         if topic.has_hole:
             self._tasks.repair(topic)
-        scoping.finish(owners)
+        scoping.conclude()
         return True
 
-    async def _read_all(self, topic: TopicState) -> Iterable[Item] | None:
+    async def _read_into(self, view: PublicView, topic: TopicState) -> bool:
+        """False: its epoch has ended, or it has outgrown one read."""
         if not topic.large:
             stored = await self._feed.read(topic.name)
-            return stored.items if stored is not None and stored.epoch == topic.epoch else None
-        items: list[Item] = []
-        async with self._pages:
-            async for page in self._feed.pages(topic.name, topic.epoch or ""):
-                items.extend(page)
-        return items
+            if stored is None or stored.epoch != topic.epoch:
+                return False
+            view.add(stored.items)
+            return True
+        async for page in self._streams.pages(topic.name, topic.epoch or ""):
+            view.add(page)
+        return True
 
     def _begin(self, topic: TopicState, delivery: Delivery, encoded: EncodedSnapshot) -> None:
-        """Hands an encoded snapshot to the connection. No await since it was found: nothing is in between."""
-        if delivery not in topic.waiting or topic.epoch is None:
+        """Hands an encoded snapshot to the connection, which joined before it was found: what has come since
+        follows."""
+        if delivery not in topic.waiting or topic.epoch != encoded.epoch:
             return
-        del topic.waiting[delivery]
-        self._snapshot_begins(topic, delivery, encoded.seq)
+        topic.begin_snapshot(delivery, encoded.seq)
         outgoing = delivery.outgoing
         outgoing.snapshot_rows += encoded.rows
         head = outgoing.dialect.snapshot_head(delivery.subscription.id)
 
         def complete(delivery: Delivery) -> None:
-            self._complete(topic, delivery, encoded.seq)
+            topic.end_snapshot(delivery, encoded.seq)
 
         outgoing.transfer(delivery, head, encoded.tails, complete)
-
-    def _snapshot_begins(self, topic: TopicState, delivery: Delivery, seq: int) -> None:
-        subscription = delivery.subscription
-        topic.handed_seq = max(topic.handed_seq, seq)
-        subscription.epoch, subscription.seq = wire_epoch(topic.epoch or "", subscription.scope), seq
-        subscription.signal(Signal.SNAPSHOT_BEGINS)
-        delivery.seq = seq
-        if delivery.fanout is not None and delivery.fanout.sent_seq <= seq:
-            delivery.clear_dirty()
-
-    def _complete(self, topic: TopicState, delivery: Delivery, ready_seq: int) -> None:
-        if delivery.subscription.state is SubscriptionState.SENDING:
-            delivery.subscription.signal(Signal.SNAPSHOT_ENDS)
-            topic.complete(delivery, ready_seq)
-
-    async def _stream(self, topic: TopicState, delivery: Delivery, epoch: str, seq: int) -> None:
-        """A large snapshot, read page by page as the client takes it: a slow client pins one page."""
-        started = time.perf_counter()
-        try:
-            ready_seq = await self._send_pages(topic, delivery, epoch, seq)
-        except ProtocolError as error:
-            log.info("snapshot starts over", topic=topic.name, code=error.code.value)
-            topic.doubtful = True
-            ready_seq = None
-        self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        if ready_seq is not None:
-            self._complete(topic, delivery, ready_seq)
-        elif delivery.subscription.state is SubscriptionState.SENDING and delivery.fanout is not None:
-            topic.send_back(delivery)
-            self._tasks.settle(topic)
-
-    async def _send_pages(self, topic: TopicState, delivery: Delivery, epoch: str, seq: int) -> int | None:
-        """Returns the position that the parts may reach up to; None if the epoch has ended meanwhile."""
-        outgoing, subscription = delivery.outgoing, delivery.subscription
-        dialect = outgoing.dialect
-        head = dialect.snapshot_head(subscription.id)
-        held: list[Item] = []
-        part = 0
-
-        async def send(items: list[Item], *, last: bool) -> bool:
-            nonlocal part
-            if not await outgoing.wait_writable() or subscription.state is not SubscriptionState.SENDING:
-                return False
-            if topic.epoch != epoch:
-                return False
-            part += 1
-            outgoing.snapshot_rows += len(items)
-            tail = dialect.snapshot_tail(topic.name, subscription.epoch, seq, part, last, items)
-            outgoing.send("snapshot", head + tail)
-            return True
-
-        pages = self._feed.pages(topic.name, epoch)
-        while True:
-            async with self._pages:
-                page = await anext(pages, None)
-            if page is None:
-                break
-            if subscription.scope is not None:
-                page = shown(subscription.scope, page)
-            *full, held = [*dialect.snapshot_groups([*held, *page])] or [[]]
-            for group in full:
-                if not await send(group, last=False):
-                    return None
-        position = (await self._feed.positions([topic.name])).get(topic.name)
-        if position is None or position.epoch != epoch or not await send(held, last=True):
-            return None
-        return position.seq

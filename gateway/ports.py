@@ -39,12 +39,21 @@ class Feed(Protocol):
     def subscribe_nowait(self, topic: str) -> None: ...
     def unsubscribe_nowait(self, topic: str) -> None: ...
 
+    def is_subscribed(self, topic: str) -> bool:
+        """Whether wait_subscribed would return at once."""
+        ...
+
     async def wait_subscribed(self, topic: str) -> None:
         """Returns once the bus has confirmed the subscription."""
         ...
 
     async def ensure(self, topic: Topic) -> OpenedTopic:
         """Loads the topic from Postgres if nobody has."""
+        ...
+
+    async def enter(self, topic: Topic) -> tuple[OpenedTopic, StoredTopic | None]:
+        """As `ensure`, with what the topic holds at that position, where it had been loaded and that is small
+        enough to be read at once."""
         ...
 
     async def read(self, topic: str) -> StoredTopic | None:

@@ -1,13 +1,15 @@
 """What a topic keeps for those who may see only part of it."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from protocol.envelope import Changed, Position
 from protocol.principal import Scope
-from protocol.scoped_view import Moved, Owners
+from protocol.scoped_view import Moved, Owners, replay
 
-__all__ = ["Scoping", "scope_tag", "wire_epoch", "without_scope"]
+__all__ = ["Scoping", "scope_tag", "seen_of", "wire_epoch", "without_scope"]
 
 # Not among the characters of an epoch.
 _SEPARATOR = "~"
@@ -16,29 +18,35 @@ _SEPARATOR = "~"
 class Scoping:
     """Whose the items of one topic are (protocol.scoped_view), from a read of it on.
 
-    begin() before the read; changes that come meanwhile are collected; finish() with what was read.
+    Made before the read; changes that come meanwhile are collected until conclude().
     """
 
     def __init__(self) -> None:
-        self._owners: Owners | None = None
+        self.owners = Owners()
+        self.known = False
         self._collected: list[Changed] = []
 
-    @property
-    def known(self) -> bool:
-        return self._owners is not None
-
-    def finish(self, owners: Owners) -> None:
+    def conclude(self) -> None:
+        """All that was read is in `owners`."""
+        self.known = True
         for message in self._collected:
-            owners.apply(message.items)
+            self.owners.apply(message.items)
         self._collected = []
-        self._owners = owners
 
     def take(self, message: Changed) -> list[Moved]:
         """What a change means to the scopes; nothing while nobody has a snapshot of theirs."""
-        if self._owners is None:
+        if not self.known:
             self._collected.append(message)
             return []
-        return self._owners.apply(message.items)
+        return self.owners.apply(message.items)
+
+
+def seen_of(changes: Sequence[Changed], scope: Scope) -> list[Changed] | None:
+    """What a scope shows of changes from a log; None: only a snapshot can tell."""
+    seen = replay(scope, [change.items for change in changes])
+    if seen is None:
+        return None
+    return [replace(change, items=tuple(items)) for change, items in zip(changes, seen, strict=True)]
 
 
 def wire_epoch(epoch: str, scope: Scope | None) -> str:

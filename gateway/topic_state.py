@@ -15,6 +15,7 @@ from protocol.items import Item
 from protocol.principal import Scope, View
 from protocol.public_view import PublicView
 from protocol.scoped_view import shown_changes
+from protocol.subscription import Signal, SubscriptionState
 from protocol.topics import Topic
 
 __all__ = ["Outcome", "TopicState"]
@@ -137,6 +138,23 @@ class TopicState:
         """The topic has come as far as `seq` in this epoch, whatever the bus has brought."""
         self.handed_seq = max(self.handed_seq, seq)
         self.behind_of = max(self.behind_of, seq)
+
+    def begin_snapshot(self, delivery: Delivery, seq: int) -> None:
+        """The client, who waited, is sent a snapshot of this position from here on."""
+        del self.waiting[delivery]
+        self.handed_seq = max(self.handed_seq, seq)
+        subscription = delivery.subscription
+        subscription.epoch, subscription.seq = wire_epoch(self.epoch or "", subscription.scope), seq
+        subscription.signal(Signal.SNAPSHOT_BEGINS)
+        delivery.seq = seq
+        if delivery.fanout is not None and delivery.fanout.sent_seq <= seq:
+            delivery.clear_dirty()
+
+    def end_snapshot(self, delivery: Delivery, ready_seq: int) -> None:
+        """Its last part has gone out; its items may be of up to `ready_seq`."""
+        if delivery.subscription.state is SubscriptionState.SENDING:
+            delivery.subscription.signal(Signal.SNAPSHOT_ENDS)
+            self.complete(delivery, ready_seq)
 
     def complete(self, delivery: Delivery, ready_seq: int) -> None:
         """The client has been sent all up to `ready_seq`, or its last part: broadcasts go on from there."""

@@ -3,7 +3,7 @@ from typing import Any
 
 from listeners.attach import attached
 from listeners.sources import Source
-from listeners.topic_query import TopicQuery
+from listeners.topic_query import BATCH_ROWS, TopicQuery
 from protocol.items import Item
 from protocol.topics import Topic
 
@@ -21,7 +21,7 @@ class AttachedRows:
         self._sources: tuple[Source, ...] = ()
         self._query = TopicQuery(())
 
-    async def batches(self, pool: Any, topic: Topic, *, size: int = 2000) -> AsyncIterator[list[Item]]:
+    async def batches(self, pool: Any, topic: Topic, *, size: int = BATCH_ROWS) -> AsyncIterator[list[Item]]:
         """Implements listeners.loader.TopicRows."""
         async with pool.acquire() as connection:
             sources = await attached(connection)

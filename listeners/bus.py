@@ -50,6 +50,9 @@ class Bus(Protocol):
     def unsubscribe_nowait(self, topic: str) -> None:
         """Want them no more. Of several calls within one turn of the loop only the outcome matters."""
 
+    def is_subscribed(self, topic: str) -> bool:
+        """Whether wait_subscribed would return at once."""
+
     async def wait_subscribed(self, topic: str, timeout_s: float) -> None:
         """Until the server has confirmed: whatever is published from now on arrives, or `lost` is called.
 
@@ -139,9 +142,12 @@ class Subscriptions:
         """Whether what was wanted when the link began, and still is, has been confirmed on it."""
         return not self._awaited
 
+    def is_confirmed(self, channel: str) -> bool:
+        return channel in self.confirmed and channel in self.wanted
+
     async def wait_confirmed(self, channel: str, timeout_s: float) -> None:
         """Raises BusUnavailable."""
-        if channel in self.confirmed and channel in self.wanted:
+        if self.is_confirmed(channel):
             return
         if channel not in self.wanted:
             raise BusUnavailable(f"{channel} is not subscribed to")

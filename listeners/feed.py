@@ -25,6 +25,7 @@ PROBE_TIMEOUT_S: Final = 2.0
 
 class Loader(Protocol):
     async def ensure(self, topic: Topic) -> Opened: ...
+    async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]: ...
 
 
 class TopicFeed:
@@ -41,6 +42,9 @@ class TopicFeed:
     def unsubscribe_nowait(self, topic: str) -> None:
         self._bus.unsubscribe_nowait(topic)
 
+    def is_subscribed(self, topic: str) -> bool:
+        return self._bus.is_subscribed(topic)
+
     async def wait_subscribed(self, topic: str) -> None:
         with _told(topic):
             await self._bus.wait_subscribed(topic, SUBSCRIBE_TIMEOUT_S)
@@ -49,10 +53,14 @@ class TopicFeed:
         with _told(str(topic)):
             return await self._loader.ensure(topic)
 
+    async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]:
+        with _told(str(topic)):
+            return await self._loader.enter(topic)
+
     async def read(self, topic: str) -> Stored | None:
         """None: not loaded any more, or more than can be read at one moment (PAGE_ITEMS)."""
         with _told(topic):
-            stored = await self._store.read(topic)
+            stored = await self._store.read(topic, pages=False)
         return stored if stored is not None and len(stored.items) <= PAGE_ITEMS else None
 
     async def pages(self, topic: str, epoch: str) -> AsyncIterator[Sequence[Item]]:

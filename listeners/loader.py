@@ -11,7 +11,7 @@ import structlog
 from listeners.backoff import Backoff
 from listeners.errors import LoadLost, TopicTooLarge, Unavailable
 from listeners.postgres import TRANSIENT_ERRORS
-from listeners.topic_store import Loading, MustLoad, Opened, TopicStore
+from listeners.topic_store import Loading, MustLoad, Opened, Stored, TopicStore
 from protocol.items import Item
 from protocol.topics import Topic
 
@@ -25,7 +25,7 @@ _RETRY_AFTER_MS: Final = 2000
 class TopicRows(Protocol):
     """What the loader needs of TopicQuery."""
 
-    def batches(self, pool: Any, topic: Topic, *, size: int = 2000) -> AsyncIterator[list[Item]]:
+    def batches(self, pool: Any, topic: Topic) -> AsyncIterator[list[Item]]:
         """The topic's rows as of now or later, read on the primary."""
 
 
@@ -105,6 +105,13 @@ class TopicLoader:
                 self._forget(name, flight)
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
+
+    async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]:
+        """As `ensure`; of a topic that was loaded and is small enough, all it holds as well, in one call."""
+        found, stored = await self._store.enter(str(topic))
+        if isinstance(found, Opened):
+            return found, stored
+        return await self.ensure(topic), None
 
     def _forget(self, name: str, flight: _Flight) -> None:
         if self._flights.get(name) is flight:

@@ -112,6 +112,9 @@ class MemoryBus:
         self._subscriptions.unwant(topic)
         self.wake()
 
+    def is_subscribed(self, topic: str) -> bool:
+        return self._subscriptions.is_confirmed(topic)
+
     async def wait_subscribed(self, topic: str, timeout_s: float) -> None:
         await self._subscriptions.wait_confirmed(topic, timeout_s)
 

@@ -173,6 +173,9 @@ class RedisBus:
         self._subscriptions.unwant(self._keys.channel(topic))
         self._wake.set()
 
+    def is_subscribed(self, topic: str) -> bool:
+        return self._subscriptions.is_confirmed(self._keys.channel(topic))
+
     async def wait_subscribed(self, topic: str, timeout_s: float) -> None:
         await self._subscriptions.wait_confirmed(self._keys.channel(topic), timeout_s)
 

@@ -40,8 +40,10 @@ __all__ = [
     "TopicStore",
 ]
 
-# An HSCAN of so many items takes Redis about a millisecond.
+# What is read at one moment, in one answer: Redis takes about a millisecond for it.
 PAGE_ITEMS: Final = 2000
+# Of larger topics so many at a time: reading them holds our loop for some 3 ms.
+_SCAN_ITEMS: Final = 1000
 # Tombstones a topic may hold beside half as many as it has live items.
 _TOMBSTONES: Final = 1000
 _TOPICS_A_CALL: Final = 200
@@ -194,27 +196,38 @@ class TopicStore:
         """The topic, or the duty to load it. Raises NoRelay while no relay has begun."""
         epoch = self._new_token()
         with self._unfinished(topic, epoch):
-            found = await self._open(topic, epoch)
+            found, _ = await self._open(topic, epoch, 0)
         self._given_up.pop(topic, None)
         return MustLoad(epoch) if found is None else found
 
     async def peek(self, topic: str) -> Opened | Loading | None:
         """Like `open`, but nobody becomes the loader. None: it would be the caller."""
-        return await self._open(topic, "")
+        return (await self._open(topic, "", 0))[0]
 
-    async def _open(self, topic: str, epoch: str) -> Opened | Loading | None:
+    async def enter(self, topic: str) -> tuple[Opened | Loading | None, Stored | None]:
+        """`peek`, and `read` at the same moment if the topic is loaded and within `page_items`."""
+        found, fields = await self._open(topic, "", self._page_items)
+        if not isinstance(found, Opened) or fields is None:
+            return found, None
+        return found, Stored(
+            found.epoch, found.seq, decode_items(zip(fields[::2], fields[1::2], strict=True))
+        )
+
+    async def _open(
+        self, topic: str, epoch: str, items: int
+    ) -> tuple[Opened | Loading | None, Sequence[bytes] | None]:
         given_up = self._given_up.get(topic, ())
-        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, *given_up))
+        call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, items, *given_up))
         match await self._scripts.run("open", call):
-            case [b"open", held, seq, items]:
-                return Opened(held.decode(), seq, items)
+            case [b"open", held, seq, live, *more]:
+                return Opened(held.decode(), seq, live), more[0] if more else None
             case [b"loading", left_ms]:
-                return Loading(min(left_ms, _LONGEST_POLL_MS))
+                return Loading(min(left_ms, _LONGEST_POLL_MS)), None
             case [b"norelay"]:
                 raise NoRelay(
                     "no relay has begun yet: start one, or wait until it has reached Postgres and Redis"
                 )
-        return None
+        return None, None
 
     @contextmanager
     def _unfinished(self, topic: str, epoch: str) -> Iterator[None]:
@@ -257,8 +270,9 @@ class TopicStore:
         with self._unfinished(topic, epoch):
             await self._scripts.run("abandon", Call(self._topic_keys(topic), args))
 
-    async def read(self, topic: str) -> Stored | None:
-        """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded."""
+    async def read(self, topic: str, *, pages: bool = True) -> Stored | None:
+        """The whole topic, at one moment if it has no more than `page_items`. None: it is not loaded, or is
+        of several pages and those are not wanted."""
         call = Call((self._keys.relay(bucket_of(topic)), self._keys.topic(topic)), (self._page_items,))
         reply, node = await self._scripts.run_placed("read", call)
         if reply is None:
@@ -267,6 +281,8 @@ class TopicStore:
         stored = Stored(epoch.decode(), seq, decode_items(zip(fields[::2], fields[1::2], strict=True)))
         if int(cursor) == 0:
             return stored
+        if not pages:
+            return None
         newest = {item.key: item for item in stored.items}
         try:
             async for page in self._pages(topic, stored.epoch, int(cursor), node):
@@ -289,7 +305,9 @@ class TopicStore:
         command = ("HSCAN", self._keys.topic(topic))
         while True:
             with translated():
-                page, place = await execute_placed(self._client, *command, cursor, "COUNT", self._page_items)
+                page, place = await execute_placed(
+                    self._client, *command, cursor, "COUNT", min(self._page_items, _SCAN_ITEMS)
+                )
             if cursor and place != node:
                 raise EpochChanged(f"{topic} has moved to another node while it was read: read it again")
             node = place

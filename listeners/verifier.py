@@ -10,7 +10,7 @@ import structlog
 
 from listeners.backoff import Backoff
 from listeners.cancelling import apart
-from listeners.comparison import Stamps, differing, read_stamps, stamp, witnesses
+from listeners.comparison import Stamps, differing, forget, read_stamps, stamp, witnesses
 from listeners.errors import EpochChanged, ListenersError, TopicTooLarge
 from listeners.keys import BUCKETS
 from listeners.loader import TopicRows
@@ -25,8 +25,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Smaller than a load's, so that a sweep never holds the loop for long.
-_BATCH_ROWS: Final = 500
 # So many differing keys are looked at again; one that stays is enough.
 _SUSPECTS: Final = 100
 _LOGGED_KEYS: Final = 3
@@ -193,10 +191,11 @@ class Verifier:
         stored = await read_stamps(name, self._store.pages(name, position.epoch), limit=limit)
         # Only now: what the store knew above, the rows below know as well.
         async with asyncio.timeout(self._read_timeout_s):
-            batches = self._rows.batches(self._pool, topic, size=_BATCH_ROWS)
+            batches = self._rows.batches(self._pool, topic)
             rows = await read_stamps(name, batches, limit=self._max_items)
-        keys = differing(topic, stored, rows)
+        keys = await differing(topic, stored, rows)
         if not keys:
+            await forget(stored, rows)
             return Outcome.VERIFIED
         proven = await self._still_differing(topic, position.epoch, stored, keys)
         if not proven:

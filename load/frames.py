@@ -3,9 +3,10 @@
 import struct
 from typing import Final, NamedTuple
 
-__all__ = ["CLOSE", "PING", "PONG", "TEXT", "Frame", "FrameReader", "client_frame"]
+__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "Frame", "FrameReader", "client_frame", "server_frame"]
 
 TEXT: Final = 1
+BINARY: Final = 2
 CLOSE: Final = 8
 PING: Final = 9
 PONG: Final = 10
@@ -54,11 +55,17 @@ class FrameReader:
 
 def client_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     """One whole frame from a client."""
-    length = len(payload)
+    return _head(len(payload), opcode, _MASKED) + _MASK + payload
+
+
+def server_frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """One whole frame to a client."""
+    return _head(len(payload), opcode, 0) + payload
+
+
+def _head(length: int, opcode: int, masked: int) -> bytes:
     if length < 126:
-        head = struct.pack("!BB", _FINAL | opcode, _MASKED | length)
-    elif length < 65536:
-        head = struct.pack("!BBH", _FINAL | opcode, _MASKED | 126, length)
-    else:
-        head = struct.pack("!BBQ", _FINAL | opcode, _MASKED | 127, length)
-    return head + _MASK + payload
+        return struct.pack("!BB", _FINAL | opcode, masked | length)
+    if length < 65536:
+        return struct.pack("!BBH", _FINAL | opcode, masked | 126, length)
+    return struct.pack("!BBQ", _FINAL | opcode, masked | 127, length)

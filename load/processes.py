@@ -1,22 +1,23 @@
-"""What processes have used, from Linux's /proc (proc(5)). Elsewhere OSError is raised."""
+"""What processes have used, as Linux tells it (proc(5), clock_getcpuclockid(3))."""
 
 import asyncio
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Final
 
 __all__ = ["busy_percent", "cpu_seconds", "raise_file_limit", "resident_bytes"]
 
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+# The kernel's names of other processes' clocks, as glibc makes them; CPUCLOCK_SCHED counts all threads, ended
+# ones too. /proc/<pid>/stat has the same in ticks of 10 ms, which is much where a turn lasts a second.
+_CPUCLOCK_SCHED: Final = 2
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all its threads, in s."""
-    # The name in parentheses may hold anything, so the fields are counted from behind it.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    """User and system time of all its threads, in s. Raises OSError if there is no such process."""
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 def resident_bytes(pid: int) -> int:

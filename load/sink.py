@@ -48,7 +48,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of all processes. `kinds`: text frames by the letter that their type begins with, "d" for `delta`;
+    """Of all processes. `kinds`: data frames by the letter that their type begins with, "d" for `delta`;
     `waiting`: not yet open; `failed`: refused; `lost`: ended by the server; `last_at`: when the last bytes
     came (time.monotonic); `delays`: of handshakes since the last look, in s."""
 
@@ -181,7 +181,7 @@ class Sinks:
         return Counts(**total, kinds=kinds, last_at=last_at, delays=delays)
 
     async def wait_frames(self, frames: int, *, kind: str | None = None, timeout_s: float = 30.0) -> Counts:
-        """Until so many text frames in all have come, or of one kind. Raises TimeoutError."""
+        """Until so many data frames in all have come, or of one kind. Raises TimeoutError."""
 
         async def check() -> Counts | None:
             now = await self.counts()

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from load.frames import CLOSE, PING, PONG, TEXT, client_frame
+from load.frames import BINARY, CLOSE, PING, PONG, TEXT, client_frame
 
 __all__ = ["KIND_AT", "Sink"]
 
@@ -27,6 +27,7 @@ EVENTS_AT_ONCE: Final = 1024
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
+_DATA: Final = (TEXT, BINARY)
 _LONG: Final = 126
 
 
@@ -248,7 +249,7 @@ class Sink:
                 peer.rest = bytes(buffer[at:size])  # too little to count it by
                 return
             opcode = buffer[at] & 0x0F
-            if opcode == TEXT:
+            if opcode in _DATA:
                 self._frames += 1
                 self._kinds[buffer[begin + KIND_AT] if length > KIND_AT else 0] += 1
             elif opcode == PING and begin + length <= size:

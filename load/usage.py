@@ -1,6 +1,8 @@
 """What a process and all it has started have used between two looks."""
 
+import os
 import time
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Final
 
 from load.processes import cpu_seconds
 
-__all__ = ["Usage", "Use", "pids_of_tree", "proportional_bytes"]
+__all__ = ["Usage", "Use", "pids_of_tree", "pin_tree", "proportional_bytes"]
 
 _KIB: Final = 1024
 
@@ -21,6 +23,14 @@ def pids_of_tree(pid: int) -> list[int]:
             for task in Path(f"/proc/{parent}/task").iterdir():
                 found.extend(map(int, (task / "children").read_text().split()))
     return found
+
+
+def pin_tree(pid: int, cores: Set[int]) -> None:
+    """Lets all threads of the tree, and those that they start, run on these cores only."""
+    for process in pids_of_tree(pid):
+        with suppress(OSError):  # it has ended meanwhile
+            for task in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(task.name), cores)
 
 
 def proportional_bytes(pid: int) -> int:

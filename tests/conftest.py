@@ -24,6 +24,7 @@ from tests.support.servers import (
 _MARK_OF_DIRECTORY = {
     "integration": "integration",
     "faults": "integration",
+    "budgets": "integration",
     "acceptance": "acceptance",
     "browser": "browser",
 }

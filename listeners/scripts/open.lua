@@ -1,7 +1,9 @@
 -- A replica wants the topic. If nobody has loaded it and nobody is at it, the caller becomes the loader.
--- KEYS: relay, index, hash, log. ARGV: name, epoch of a new load ('': only look), ttl (s), lease (ms); epochs of loads
--- of the caller's that it has given up without being able to say so: nobody needs to wait for their leases.
--- Returns {'open', epoch, seq, live items}, {'loading', ms the lease lasts}, {'load'}, {'missing'} or {'norelay'}.
+-- KEYS: relay, index, hash, log. ARGV: name, epoch of a new load ('': only look), ttl (s), lease (ms), up to how many
+-- items to bring along; epochs of loads of the caller's that it has given up without being able to say so: nobody
+-- needs to wait for their leases.
+-- Returns {'open', epoch, seq, live items, {field, value, ...} if they are no more}, {'loading', ms the lease lasts},
+-- {'load'}, {'missing'} or {'norelay'}.
 local relay, index, hash, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name, fresh, ttl = ARGV[1], ARGV[2], ARGV[3]
 local reign = redis.call('HGET', relay, 'i')
@@ -11,10 +13,13 @@ local now = now_ms()
 if meta[1] == reign then
   if meta[3] == 'R' then
     keep(index, hash, log, name, ttl)
-    return {'open', meta[2], tonumber(meta[4]), redis.call('HLEN', hash) - META - tonumber(meta[6])}
+    local items = redis.call('HLEN', hash) - META
+    local reply = {'open', meta[2], tonumber(meta[4]), items - tonumber(meta[6])}
+    if items <= tonumber(ARGV[5]) then reply[5] = redis.call('HGETALL', hash) end
+    return reply
   end
   local left = tonumber(meta[5]) - now
-  for n = 5, #ARGV do
+  for n = 6, #ARGV do
     if ARGV[n] == meta[2] then left = 0 end
   end
   -- A lease ends later than any that begins now if the clock has gone back: nobody may be at it any more.

@@ -7,8 +7,9 @@ from load.scenario import Scenario
 from load.scenarios.connections import CONNECTIONS
 from load.scenarios.fanout import FANOUT
 from load.scenarios.idle_latency import IDLE_LATENCY
+from load.scenarios.peers import PEERS_SCENARIO
 from load.scenarios.shop_side import SHOP_SIDE
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, CONNECTIONS, SHOP_SIDE)
+SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, PEERS_SCENARIO, CONNECTIONS, SHOP_SIDE)

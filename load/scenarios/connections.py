@@ -6,9 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Final
 
-import asyncpg
-
 from load.processes import raise_file_limit
+from load.product import Product, changing_product
 from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.sink import Sinks, Visit, open_sinks
 from load.stack import Gateway, Servers, relay_process, serve_process
@@ -57,11 +56,8 @@ async def measure_connections(
 
     Raises SinkFailed or TimeoutError if one of them does not get its snapshot or a change.
     """
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        query = "SELECT product_id, location_id FROM inventory ORDER BY product_id DESC, location_id LIMIT 1"
-        product, location = await connection.fetchrow(query)
-        visit = Visit(f"/realtime?topics=product:{product}")
+    async with changing_product(servers) as product:
+        visit = Visit(f"/realtime?topics={product.topic}")
         await _gather(sinks, gateway, visit, FIRST)
         idle_without = await _idle_cores(gateway, idle_s)
         before, usage = proportional_bytes(gateway.pid), Usage(gateway.pid)
@@ -71,10 +67,8 @@ async def measure_connections(
         grown = proportional_bytes(gateway.pid)
         idle = await _idle_cores(gateway, idle_s)
         usage = Usage(gateway.pid)
-        arrivals = [await _change(connection, product, location, sinks, clients) for _ in range(CHANGES)]
+        arrivals = [await _change(product, sinks, clients) for _ in range(CHANGES)]
         change_us = usage.so_far().cpu_s / (clients * CHANGES) * 1e6
-    finally:
-        await connection.close()
     return ConnectionsReport(
         clients,
         workers,
@@ -102,13 +96,10 @@ async def _idle_cores(gateway: Gateway, seconds: float) -> float:
     return usage.so_far().cores
 
 
-async def _change(
-    connection: asyncpg.Connection, product: str, location: str, sinks: Sinks, clients: int
-) -> float:
+async def _change(product: Product, sinks: Sinks, clients: int) -> float:
     """How long the last client waited, in s."""
     before, began = (await sinks.counts()).kinds.get("d", 0), time.monotonic()
-    update = "UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = $1 AND location_id = $2"
-    await connection.execute(update, product, location)
+    await product.change()
     counts = await sinks.wait_frames(before + clients, kind="d", timeout_s=ARRIVAL_S)
     return counts.last_at - began
 

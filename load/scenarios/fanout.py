@@ -1,164 +1,135 @@
-"""One topic with many clients: what a delivered frame and an idle connection cost the server."""
+"""One topic with more and more clients: whether a delivery costs the same, beside a bare loop of send()."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-import asyncpg
+from load.comparison import Plan, compare, ratios
+from load.limit import LimitInC, LimitInPython
+from load.peers.gateway import GatewayPeer
+from load.plot import Plot
+from load.processes import raise_file_limit
+from load.scenario import Bench, Report, Scenario, Table, Verdict
+from load.stack import Servers
 
-from load.pacing import arrivals, paced
-from load.processes import resident_bytes
-from load.scenario import Bench, Report, Scenario, Table
-from load.sink import Counts, Sinks, Visit, open_sinks
-from load.stack import Gateway, Servers, relay_process, serve_process
-from load.usage import Usage
+__all__ = ["FANOUT", "FanoutResult", "measure_fanout"]
 
-__all__ = ["FANOUT", "FanoutReport", "FanoutResult", "measure_fanout"]
-
-# These come first, so that what the server loads once is not counted for the others.
-WARM_UP_CLIENTS: Final = 50
-SETTLE_S: Final = 1.0
-SNAPSHOTS_S: Final = 60.0
+# The same deliveries a second for every number of clients: about half of what a core can do.
+DELIVERIES_PER_S: Final = 40_000.0
+TURN_S: Final = 2.0
+ROUNDS: Final = 3
+# A process holds its listening socket and connections to Redis and Postgres as well.
+OTHER_FILES: Final = 300
+STEPS: Final = (1_000, 5_000, 20_000)
+QUICK_STEPS: Final = (300,)
+FLAT: Final = 1.2
 
 
 @dataclass(frozen=True)
 class FanoutResult:
-    """At one rate of changes. `cpu_us_per_frame`: all CPU time of the serving process by frames received."""
-
-    changes_per_s: float
-    frames: int
-    frames_per_s: float
-    megabytes_per_s: float
-    cpu_us_per_frame: float
-    cores: float
-    sink_us_per_frame: float
-
-
-@dataclass(frozen=True)
-class FanoutReport:
-    """`connect_us`: the server's CPU time for a handshake, a subscription and its snapshot."""
+    """Medians over the rounds: `cpu_us`, all CPU time of the serving process by frames received; `limit_us`,
+    that of the bare loop; `ratio`, the one by the other, round by round."""
 
     clients: int
+    deliveries_per_s: float
+    cpu_us: float
+    limit_us: float
+    ratio: float
     bytes_per_connection: float
     connect_us: float
-    results: tuple[FanoutResult, ...]
+    missing: int
 
 
-async def measure_fanout(
-    servers: Servers, gateway: Gateway, *, clients: int, rates_per_s: tuple[float, ...], seconds: float
-) -> FanoutReport:
-    """`clients` subscribers of one product, whose row changes at each of the rates for `seconds`.
-
-    Raises SinkFailed if one of them is refused or lost.
-    """
-    async with _product(servers) as (connection, product, location), open_sinks() as sinks:
-        visit = Visit(f"/realtime?topics=product:{product}")
-        await _gather(sinks, gateway, visit, WARM_UP_CLIENTS)
-        before, usage = resident_bytes(gateway.pid), Usage(gateway.pid)
-        added = clients - WARM_UP_CLIENTS
-        await _gather(sinks, gateway, visit, added)
-        connect_us = usage.so_far().cpu_s / added * 1e6
-        bytes_per_connection = (resident_bytes(gateway.pid) - before) / added
-        results = [
-            await _measure_rate(connection, product, location, sinks, gateway, rate, seconds)
-            for rate in rates_per_s
-        ]
-    return FanoutReport(clients, bytes_per_connection, connect_us, tuple(results))
-
-
-@asynccontextmanager
-async def _product(servers: Servers) -> AsyncIterator[tuple[asyncpg.Connection, str, str]]:
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        query = "SELECT product_id, location_id FROM inventory ORDER BY product_id DESC, location_id LIMIT 1"
-        product, location = await connection.fetchrow(query)
-        yield connection, product, location
-    finally:
-        await connection.close()
-
-
-async def _gather(sinks: Sinks, gateway: Gateway, visit: Visit, count: int) -> None:
-    """Each gets a welcome and a snapshot; then the server is left to settle."""
-    before = (await sinks.counts()).kinds.get("s", 0)
-    await sinks.connect(gateway.port, visit, count)
-    await sinks.wait_frames(before + count, kind="s", timeout_s=SNAPSHOTS_S)
-    await asyncio.sleep(SETTLE_S)
-
-
-async def _measure_rate(
-    connection: asyncpg.Connection,
-    product: str,
-    location: str,
-    sinks: Sinks,
-    gateway: Gateway,
-    rate_per_s: float,
-    seconds: float,
-) -> FanoutResult:
-    before, usage = await sinks.counts(), Usage(gateway.pid)
-    update = "UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = $1 AND location_id = $2"
-    async for _ in paced(arrivals(rate_per_s, seconds, rng=random.Random(1))):
-        await connection.execute(update, product, location)
-    after = await _settled(sinks)
-    use = usage.so_far()
-    frames, size = after.frames - before.frames, after.bytes - before.bytes
-    if not frames:
-        raise RuntimeError("no frame was delivered")
+async def measure_fanout(servers: Servers, clients: int, *, turn_s: float, rounds: int) -> FanoutResult:
+    """Raises StackFailed, SinkFailed, TimeoutError."""
+    limits = [limit for limit in (LimitInC(), LimitInPython()) if limit.installed()]
+    rate = DELIVERIES_PER_S / clients
+    plan = Plan(clients=clients, rates_per_s=(rate,), turn_s=turn_s, rounds=rounds)
+    comparison = await compare([GatewayPeer(servers), *limits], [], plan)
+    names = [limit.name for limit in limits]
+    ours = [turn for turn in comparison.turns if turn.name == GatewayPeer.name]
+    cheapest = [
+        min(turn.us_per_frame for turn in comparison.turns if turn.round == number and turn.name in names)
+        for number in range(1, rounds + 1)
+    ]
+    standing = next(each for each in comparison.standings if each.name == GatewayPeer.name)
     return FanoutResult(
-        rate_per_s,
-        frames,
-        frames / use.seconds,
-        size / use.seconds / 1e6,
-        use.cpu_s / frames * 1e6,
-        use.cores,
-        (after.cpu_s - before.cpu_s) / frames * 1e6,
+        clients,
+        statistics.mean(turn.frames / turn.seconds for turn in ours),
+        statistics.median(turn.us_per_frame for turn in ours),
+        statistics.median(cheapest),
+        statistics.median(ratios(comparison.turns, GatewayPeer.name, names, rate)),
+        standing.bytes_per_connection,
+        standing.connect_us,
+        sum(turn.expected - turn.frames for turn in ours),
     )
-
-
-async def _settled(sinks: Sinks) -> Counts:
-    """When nothing has come for a while: what is under way is counted where it was caused."""
-    counts = await sinks.counts()
-    while True:
-        await asyncio.sleep(SETTLE_S / 4)
-        before, counts = counts, await sinks.counts()
-        if counts.frames == before.frames:
-            return counts
 
 
 async def _run(bench: Bench) -> Report:
-    """The relay has a process of its own, so that what is measured is delivery; nothing is coalesced."""
-    clients, rates, seconds = (300, (20.0,), 2.0) if bench.quick else (1000, (10.0, 40.0, 100.0), 5.0)
-    async with (
-        relay_process(bench.servers, "relay"),
-        serve_process(bench.servers, "replica", relay="off", flush_ms=0) as gateway,
-    ):
-        report = await measure_fanout(
-            bench.servers, gateway, clients=clients, rates_per_s=rates, seconds=seconds
+    most = raise_file_limit() - OTHER_FILES
+    steps = QUICK_STEPS if bench.quick else tuple(min(step, most) for step in STEPS)
+    results = [
+        await measure_fanout(
+            bench.servers, clients, turn_s=1.0 if bench.quick else TURN_S, rounds=2 if bench.quick else ROUNDS
         )
-    return Report(tables=[_table(report)], figures=asdict(report))
+        for clients in steps
+    ]
+    return Report(
+        tables=[_table(results)],
+        figures={"steps": [asdict(result) for result in results]},
+        verdicts=[] if bench.quick else [_flat(results)],
+        plots=[] if bench.quick else [_plot(results)],
+    )
 
 
-def _table(report: FanoutReport) -> Table:
+def _table(results: Sequence[FanoutResult]) -> Table:
     rows = [
         (
-            f"{result.changes_per_s:g}",
-            f"{result.frames:,}",
-            f"{result.frames_per_s:,.0f}",
-            f"{result.megabytes_per_s:.1f}",
-            f"{result.cpu_us_per_frame:.2f}",
-            f"{result.cores:.2f}",
-            f"{result.sink_us_per_frame:.2f}",
+            f"{result.clients:,}",
+            f"{result.deliveries_per_s:,.0f}",
+            f"{result.cpu_us:.2f}",
+            f"{result.limit_us:.2f}",
+            f"{result.ratio:.2f}",
+            f"{result.missing:,}",
+            f"{result.bytes_per_connection / 1024:.1f}",
+            f"{result.connect_us:.0f}",
         )
-        for result in report.results
+        for result in results
     ]
-    head = ("changes/s", "frames", "frames/s", "MB/s", "server us/frame", "cores", "sink us/frame")
-    note = (
-        f"Resident memory per idle connection with one topic: {report.bytes_per_connection / 1024:.1f} KiB. "
-        f"Handshake, subscription and snapshot: {report.connect_us:.0f} us of CPU time."
+    head = (
+        *("clients", "frames/s", "us/frame", "limit us/frame", "x limit"),
+        *("missing", "KiB/connection", "us/handshake"),
     )
-    return Table(f"Fan-out: {report.clients:,} clients on one topic", head, rows, note)
+    note = "Missing are changes that the relay has read together: they share a frame."
+    return Table("One topic with more and more clients, one process", head, rows, note)
 
 
-FANOUT: Final = Scenario("fanout", "one topic, 1,000 clients: CPU time per frame", _run, in_quick=True)
+def _flat(results: Sequence[FanoutResult]) -> Verdict:
+    first, last = results[0], results[-1]
+    growth = last.cpu_us / first.cpu_us
+    return Verdict(
+        f"cost of a delivery from {first.clients:,} to {last.clients:,} clients of one process: flat within "
+        f"{100 * (FLAT - 1):.0f} %",
+        f"x {growth:.2f} (the bare loop: x {last.limit_us / first.limit_us:.2f})",
+        growth <= FLAT,
+    )
+
+
+def _plot(results: Sequence[FanoutResult]) -> Plot:
+    return Plot(
+        "fanout",
+        "CPU time of a delivery, one process",
+        "clients of the topic",
+        "us a frame",
+        {
+            "gateway": [(result.clients, result.cpu_us) for result in results],
+            "bare loop of send()": [(result.clients, result.limit_us) for result in results],
+        },
+        logarithmic=True,
+    )
+
+
+FANOUT: Final = Scenario(
+    "fanout", "one topic, 1,000 to 20,000 clients: whether a delivery costs the same", _run
+)

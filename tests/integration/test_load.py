@@ -9,9 +9,11 @@ import asyncpg
 import pytest
 
 from load.machine import describe_machine
+from load.scenarios.connections import measure_connections
 from load.scenarios.fanout import measure_fanout
 from load.scenarios.idle_latency import measure_latency
 from load.scenarios.shop_side import measure_shop_side
+from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
 from tests.support.ports import free_port
 
@@ -49,11 +51,19 @@ async def test_a_latency_is_measured_and_nothing_is_missing(servers: Servers, ga
         assert 0 < result.since_commit_sent.p50 < 5000
 
 
-async def test_the_fanout_is_measured(servers: Servers, gateway: Gateway) -> None:
-    report = await measure_fanout(servers, gateway, clients=60, rates_per_s=(20,), seconds=0.5)
-    (result,) = report.results
-    assert result.frames >= 60
-    assert result.cpu_us_per_frame >= 0
+async def test_the_fanout_is_measured(servers: Servers) -> None:
+    result = await measure_fanout(servers, 60, turn_s=0.3, rounds=1)
+    assert result.clients == 60
+    assert result.cpu_us > 0
+    assert result.limit_us > 0
+
+
+async def test_many_connections_are_measured(servers: Servers, gateway: Gateway) -> None:
+    async with open_sinks(2) as sinks:
+        report = await measure_connections(servers, gateway, sinks, clients=260, workers=1, idle_s=0.2)
+    assert report.connect_us > 0
+    assert len(report.arrivals_s) == 3
+    assert all(0 < seconds < 60 for seconds in report.arrivals_s)
 
 
 async def test_clients_watch_a_running_gateway(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:

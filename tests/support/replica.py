@@ -131,8 +131,15 @@ class FakeFeed:
     def unsubscribe_nowait(self, topic: str) -> None:
         self.subscribed.discard(topic)
 
+    def is_subscribed(self, topic: str) -> bool:
+        return topic in self.subscribed and self.gate.is_set() and self.failure is None
+
     async def wait_subscribed(self, topic: str) -> None:
         await self._answer()
+
+    async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]:
+        opened = await self.ensure(topic)
+        return opened, await self.read(str(topic))
 
     async def ensure(self, topic: Topic) -> Opened:
         await self._answer()

@@ -20,9 +20,11 @@ PROTOCOL_MAY_USE = {
     "dataclasses",
     "datetime",
     "enum",
+    "itertools",
     "orjson",
     "pydantic",
     "re",
+    "struct",
     "sys",
     "typing",
 }

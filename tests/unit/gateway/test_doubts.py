@@ -301,16 +301,17 @@ class TestWhoWasFurtherElsewhere:
         keeper, client = replica.client(), replica.client()
         await follow(keeper, TOPIC)
         await follow(client, TOPIC)
-        replica.feed.deaf = True
-        replica.feed.change(TOPIC, stock("A", 1))
         position = client.position(TOPIC)
         client.leave(TOPIC)
+        replica.feed.change(TOPIC, stock("A", 1))
+        replica.feed.deaf = True
+        replica.feed.change(TOPIC, stock("A", 2))
         client.subscribe(TOPIC, resume=position)
         await eventually(lambda: client.of("resumed"))
         client.leave(TOPIC)
         client.subscribe(TOPIC)
         await eventually(lambda: len(client.of("snapshot")) == 2)
-        assert client.of("snapshot")[1]["seq"] == 2
+        assert client.of("snapshot")[1]["seq"] == 3
 
     @pytest.mark.parametrize("view", list(View))
     @pytest.mark.parametrize("position", [Position("e1", 10**9), Position("never", 5)])

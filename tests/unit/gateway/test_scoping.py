@@ -111,7 +111,7 @@ class TestSubscribers:
         topic = replica.hub.topic(TOPIC)
         assert topic is not None
         assert len(topic.fanouts) == 1
-        assert replica.feed.reads == 2  # once for whose things are, once for the snapshot
+        assert replica.feed.reads <= 1  # for whose things are and for the snapshot
         assert replica.metrics.snapshot_misses == 1
 
     async def test_what_is_kept_for_them_goes_with_them(self, replica: Replica) -> None:

@@ -38,7 +38,11 @@ class Broken:
         self._answer()
         return Opened("e", 1, len(self.items))
 
-    async def read(self, topic: str) -> Stored | None:
+    async def enter(self, topic: object) -> tuple[Opened, Stored | None]:
+        self._answer()
+        return Opened("e", 1, len(self.items)), Stored("e", 1, self.items)
+
+    async def read(self, topic: str, *, pages: bool) -> Stored | None:
         self._answer()
         return Stored("e", 1, self.items)
 

@@ -5,7 +5,7 @@ from websockets.frames import Frame as Reference
 from websockets.frames import Opcode
 from websockets.streams import StreamReader
 
-from load.frames import CLOSE, PING, TEXT, Frame, FrameReader, client_frame
+from load.frames import CLOSE, PING, TEXT, Frame, FrameReader, client_frame, server_frame
 
 SIZES = [0, 1, 125, 126, 127, 65535, 65536, 70000]
 
@@ -49,3 +49,8 @@ def test_a_server_understands_the_frames_of_a_client(size: int) -> None:
     with pytest.raises(StopIteration) as parsed:
         next(parsing)
     assert parsed.value.value == Reference(Opcode.TEXT, b"y" * size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_frame_to_a_client_is_what_the_gateway_would_send(size: int) -> None:
+    assert server_frame(b"z" * size) == from_server(b"z" * size)

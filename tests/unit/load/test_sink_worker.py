@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from load.frames import PING, PONG
+from load.frames import BINARY, PING, PONG
 from load.sink_worker import Peer, Sink
 
 DELTA = b'{"type":"delta","items":[]}'
@@ -76,6 +76,12 @@ def test_a_ping_is_answered_and_not_counted(pair: tuple[socket.socket, socket.so
     assert answer[0] & 0x0F == PONG
     assert answer.endswith(b"hi")
     assert sink.counted[0] == 1
+
+
+def test_binary_frames_count_as_well(pair: tuple[socket.socket, socket.socket]) -> None:
+    sink = Fed(pair[0])
+    sink.feed(frame(DELTA, BINARY))
+    assert sink.counted == (1, len(DELTA) + 2, {"d": 1})
 
 
 def test_a_close_frame_is_a_lost_connection(pair: tuple[socket.socket, socket.socket]) -> None:
