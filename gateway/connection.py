@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -22,6 +21,7 @@ from websockets.protocol import Protocol, State
 from websockets.server import ServerProtocol
 
 from gateway.handshake import Handshake, Rejection
+from gateway.identifying import Identifying
 from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
@@ -29,7 +29,6 @@ from gateway.realtime import Realtime
 from gateway.sockets import unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
-from protocol.principal import Principal
 from protocol.session import Authenticate, CloseWith, Event, Leave, Send, Session, Subscribe
 from protocol.subscription import Subscription
 
@@ -50,7 +49,7 @@ def _no_subprotocol(_: ServerProtocol, __: Sequence[str]) -> None:
     """Which one the answer names is ours to say (gateway.handshake)."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Identifying):
     """One client. The constructor's signature is uvicorn's."""
 
     # A hundred thousand of these are most of a process: what is seldom needed is made when it is.
@@ -58,16 +57,12 @@ class ClientConnection(asyncio.Protocol):
         "_admitted",
         "_deliveries",
         "_handshake",
-        "_held",
         "_incoming",
         "_messages",
-        "_outgoing",
         "_realtime",
         "_rows",
         "_server_connections",
-        "_session",
         "_stalled_at_bytes",
-        "_timer",
         "_turns",
         "address",
         "opened_at",
@@ -99,8 +94,7 @@ class ClientConnection(asyncio.Protocol):
         self._turns: Turns | None = None  # what was received at once and is more than one
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
-        # What came while somebody is asked who this is, nothing else being read; None: nobody is.
-        self._held: list[bytes] | None = None
+        self._held = None
 
     # --- asyncio.Protocol
 
@@ -130,6 +124,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server_connections.discard(self)
         self._cancel_timer()
+        self._held = None
         if self._turns is not None:
             self._turns.stop()
         if self._session is not None:
@@ -271,88 +266,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._admitted = True
         self.session_id = secrets.token_hex(8)
-        self._held = []
-        realtime.entrance.identify(handshake, partial(self._identified, handshake))
-        self._wait_for_identity()
-
-    def _identified(self, handshake: Handshake, identity: Principal | ProtocolError | None) -> None:
-        """Bad credentials are told after `welcome`: browsers can not read the status of a refused upgrade."""
-        if self._held is None:
-            return  # gone meanwhile
-        realtime = self._realtime
-        principal = None if isinstance(identity, ProtocolError) else identity
-        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, owner=self)
-        session = self._session = realtime.make_session(handshake.dialect, principal)
-        self._outgoing.send(
-            "welcome",
-            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
-        )
-        log.info("connection open", session=self.session_id, address=self.address)
-        if isinstance(identity, ProtocolError):
-            self._turn_away(identity)
-            return
-        if not realtime.entrance.settle(self, principal):
-            self.close(Close.TOO_MANY)
-            return
-        realtime.opened(self)
-        if principal is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
-        self._handle(session.subscribe_on_open(handshake.topics))
-        self._go_on()
-
-    # --- credentials
-
-    def _authenticate(self, event: Authenticate) -> None:
-        self._held = []
-        self._realtime.entrance.check(event.token, partial(self._authenticated, event.id))
-        self._wait_for_identity()
-
-    def _authenticated(self, request_id: str | None, identity: Principal | ProtocolError | None) -> None:
-        session = cast("Session", self._session)
-        if self._held is None or session.closing or identity is None:
-            return
-        if isinstance(identity, ProtocolError):
-            error = identity.about(id=request_id)
-            if error.code is ErrorCode.UNAVAILABLE and session.principal is not None:
-                self.outgoing.send("error", self.outgoing.dialect.error(error))
-                self._go_on()
-            else:
-                self._turn_away(error)
-            return
-        events = session.authenticate(request_id, identity)
-        if session.principal is identity:
-            self._cancel_timer()  # of who has no credentials in time
-            self._realtime.entrance.settle(self, identity)
-        self._handle(events)
-        self._go_on()
-
-    def _turn_away(self, error: ProtocolError) -> None:
-        """One word about it, and the end. Where credentials could not be checked they may do later."""
-        self.outgoing.send("error", self.outgoing.dialect.error(error))
-        passing = error.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
-        self.close(Close.OVERLOADED if passing else Close.UNAUTHENTICATED)
-
-    def _wait_for_identity(self) -> None:
-        """Nothing more is read while there is no answer."""
-        if self._held is not None:
-            self.transport.pause_reading()
-            if self._turns is not None:
-                self._turns.stop()
-
-    def _go_on(self) -> None:
-        """Who this is is known: what came meanwhile, and what comes."""
-        held, self._held = self._held or [], None
-        while held and not self._waits:  # for there may be another `auth` among them
-            self._message_received(held.pop(0), binary=False)
-        if self._waits:
-            cast("list[bytes]", self._held).extend(held)
-        elif not self.transport.is_reading():
-            self._resume_reading()
-
-    @property
-    def _waits(self) -> bool:
-        return self._held is not None
+        self._identify(handshake)
 
     # --- messages
 

@@ -66,7 +66,7 @@ def without_scope(position: Position, scope: Scope | None) -> Position:
     return position
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def scope_tag(scope: Scope) -> str:
     """The same on every replica. It only keeps honest clients from mixing copies: what a client is sent is
     filtered by its own scope, whatever it says."""

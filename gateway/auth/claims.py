@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from gateway.auth.errors import BadToken, Reason
@@ -13,6 +14,7 @@ __all__ = ["USUAL_NAMES", "ClaimNames", "make_principal", "moment", "steps"]
 
 MAX_SUBJECT: Final = 255
 MAX_LOCATIONS: Final = 1000
+_FEW: Final = 16  # so many are what many tokens have alike
 # Of datetime, in seconds since 1970: a token that is good for longer is good until then.
 _END_OF_TIME: Final = 253_402_300_799
 _PERMISSIONS: Final = frozenset(str(permission) for permission in Permission)
@@ -85,7 +87,7 @@ def _permissions(value: Any, name: str) -> frozenset[str]:
         value = value.split()
     if not isinstance(value, list) or not all(isinstance(permission, str) for permission in value):
         raise _wrong(name, "is a list of texts, or one text with spaces in between")
-    return frozenset(permission for permission in _PERMISSIONS if permission in value)
+    return _shared(frozenset(permission for permission in _PERMISSIONS if permission in value))
 
 
 def _vendor(value: Any, name: str) -> str | None:
@@ -105,7 +107,14 @@ def _locations(value: Any, name: str) -> frozenset[str] | None:
         raise _wrong(name, 'is a list of ids of locations or "*"')
     if len(value) > MAX_LOCATIONS:
         raise _wrong(name, f'names up to {MAX_LOCATIONS} locations, or "*"')
-    return frozenset(value)
+    places = frozenset(value)
+    return _shared(places) if len(places) <= _FEW else places
+
+
+@lru_cache(maxsize=1024)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """The same object for all who have the same: it is kept as long as the connection is there."""
+    return names
 
 
 def _wrong(name: str, text: str) -> BadToken:

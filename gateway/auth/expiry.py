@@ -55,7 +55,6 @@ class ExpiryHeap(Generic[HolderT]):
         number = next(self._numbers)
         self._held[holder] = (principal, number)
         heapq.heappush(self._heap, _Entry(end - WARNING_S, number, False, holder))
-        heapq.heappush(self._heap, _Entry(end, number, True, holder))
         self._compact()
 
     def forget(self, holder: HolderT) -> None:
@@ -83,11 +82,13 @@ class ExpiryHeap(Generic[HolderT]):
                 continue
             if entry.ended:
                 del self._held[holder]
+            else:
+                heapq.heappush(self._heap, _Entry(entry.at + WARNING_S, number, True, holder))
             found.append(Due(holder, principal, entry.ended))
         return found
 
     def _compact(self) -> None:
-        if len(self._heap) <= 64 + 2 * _SLACK * len(self._held):
+        if len(self._heap) <= 64 + _SLACK * len(self._held):
             return
         numbers = {number for _, number in self._held.values()}
         self._heap = [entry for entry in self._heap if entry.number in numbers]

@@ -70,10 +70,10 @@ def test_memory_follows_who_is_there_and_not_who_was() -> None:
         if holder >= 10:
             heap.forget(holder - 10)
     assert len(heap) == 10
-    assert len(heap._heap) <= 64 + 4 * 10
+    assert len(heap._heap) <= 64 + 2 * 10
     for _ in range(5000):  # and not how often they renew
         heap.hold(19_995, until(99_999), 0)
-    assert len(heap._heap) <= 64 + 4 * 10
+    assert len(heap._heap) <= 64 + 2 * 10
     assert {holder for holder, _ in heap.held()} == set(range(19_990, 20_000))
 
 
