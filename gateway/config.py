@@ -95,7 +95,12 @@ class Settings(BaseSettings):
         "auto or off",
     )
     poll_ms: int = whole(
-        10, "How often a busy relay reads the change log. 0 is not allowed.", "ms", 1, 10_000
+        10,
+        "How often a busy relay reads the change log, at least; up to four times as often while that is quick"
+        " and finds something. 0 is not allowed.",
+        "ms",
+        1,
+        10_000,
     )
     flush_ms: int = whole(
         50,

@@ -31,7 +31,7 @@ __all__ = ["Joiner"]
 
 # Topics new to this replica that are opened at the same time: whoever asks for thousands, and leaves them,
 # must not fill the loop with their tasks. And how long a turn is waited for, in s: the ones before may hang.
-OPENING: Final = 16
+OPENING: Final = 64
 TURN_S: Final = 1.0
 # How long messages that are on their way are waited for at a time, in s.
 CATCH_UP_S: Final = 0.02

@@ -1,5 +1,6 @@
 """What is read or encoded for one client and shared by everybody who asks at the same position."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -15,6 +16,10 @@ from protocol.principal import Scope
 from protocol.scoped_view import shown
 
 __all__ = ["EncodedSnapshot", "LogCache", "SnapshotCache"]
+
+# Topics that are read at the same time: each answer is up to 5 ms of work for the loop, and all of them may
+# come in one turn.
+READERS: Final = 2
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -72,6 +77,7 @@ class SnapshotCache:
         self._feed = feed
         self._metrics = metrics
         self._held = _Recent[tuple[str, str, str], EncodedSnapshot](max_bytes)
+        self._reading = asyncio.Semaphore(READERS)
 
     def current(
         self, topic: TopicState, dialect: Dialect, scope: Scope | None = None
@@ -101,7 +107,8 @@ class SnapshotCache:
             return held
         started = time.perf_counter()
         if stored is None or stored.epoch != topic.epoch or stored.seq < max(topic.seq, topic.handed_seq):
-            stored = await self._feed.read(topic.name)
+            async with self._reading:
+                stored = await self._feed.read(topic.name)
         if stored is None or stored.epoch != topic.epoch:
             return None
         items = stored.items if scope is None else shown(scope, stored.items)

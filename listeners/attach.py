@@ -308,7 +308,6 @@ def _resolve(source: Source, table: _Table) -> Source:
             for field in ("product_id", "location_id", "vendor_id")
             if isinstance(mapping := source.columns.get(field), Column)
         },
-        not_null=tuple(name for name in source.mapped_columns if table.columns[name]["not_null"]),
         generated=generated,
         unmapped=tuple(name for name in table.columns if name not in ours and name not in generated),
         domains=tuple(column["name"] for column in columns if column["is_domain"]),

@@ -116,7 +116,8 @@ def _gone(source: Source) -> str:
     if not isinstance(source.columns.get("vendor_id"), Column) or TopicKind.VENDOR not in source.topics:
         return "NULL::text[]"
     old, new = "o.vendor_id::text", "n.vendor_id::text"
-    left = f"n.here AND {old} ~ '^{KEY_GRAMMAR}$' AND {old} IS DISTINCT FROM {new}"
+    # The comparison comes first: it spares nearly every row the pattern.
+    left = f"n.here AND {old} IS DISTINCT FROM {new} AND {old} ~ '^{KEY_GRAMMAR}$'"
     return f"CASE WHEN {left} THEN ARRAY['vendor:' || {old}] END"
 
 

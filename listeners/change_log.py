@@ -17,7 +17,7 @@ __all__ = [
     "save_position",
 ]
 
-PAGE_ROWS: Final = 2000
+PAGE_ROWS: Final = 4000
 
 
 class LogRow(NamedTuple):
@@ -88,26 +88,62 @@ class ChangeLog:
         fetch = f"FETCH {int(self._limit)} FROM gateway_log"
         records = await connection.fetch(fetch, timeout=timeout_s)
         while True:
-            rows = [LogRow(*record[1:]) for record in records]
-            yield Batch(first["snapshot"], await self._looked_up(connection, rows, timeout_s), more=False)
+            yield Batch(first["snapshot"], await self._looked_up(connection, records, timeout_s), more=False)
             records = await connection.fetch(fetch, timeout=timeout_s)
             if not records:
                 break
         await connection.execute("CLOSE gateway_log", timeout=timeout_s)
 
-    async def _looked_up(self, connection: Any, rows: list[LogRow], timeout_s: float | None) -> list[LogRow]:
-        asking = [row for row in rows if row.item and _asks(row)]
+    async def _looked_up(self, connection: Any, records: list[Any], timeout_s: float | None) -> list[LogRow]:
+        """Most rows of stock ask for nothing but whether their location is active: one asks for all of it."""
+        asking: list[Any] = []
+        spoken_for: dict[str | None, int] = {}  # by location: the row that asks
+        for record in records:
+            if record["item"] is None:
+                continue
+            if (
+                record["kind"] == "product"
+                or _came_into_a_topic(record)
+                or (
+                    _is_live_stock(record)
+                    and spoken_for.setdefault(record["location_id"], record["id"]) == record["id"]
+                )
+            ):
+                asking.append(record)
         if not asking:
-            return rows
-        columns = zip(*((row.id, row.kind, row.op, row.item, row.gone and "") for row in asking), strict=True)
+            return [LogRow._make(record[1:_LOGGED]) for record in records]
+        columns = zip(
+            *((r["id"], r["kind"], r["op"], r["item"], r["gone"] and "") for r in asking), strict=True
+        )
         found = await connection.fetch(self.sql.look_up, *map(list, columns), timeout=timeout_s)
-        answers = {record["id"]: dict(record) for record in found}
-        return [row._replace(**answers[row.id]) if row.id in answers else row for row in rows]
+        answers = {record["id"]: record[1:] for record in found}
+        shared = {location: (None, None, None, answers[row][-1]) for location, row in spoken_for.items()}
+        return [
+            LogRow._make((*record[1:_LOGGED], *(answers.get(record["id"]) or _answer(record, shared))))
+            for record in records
+        ]
 
 
-def _asks(row: LogRow) -> bool:
-    """Whether there is something to look up for it: where a product is, what a tombstone never needs."""
-    return row.kind == "product" or (row.kind == "stock" and row.op != "D")
+_NO_ANSWER: Final = (None, None, None, None)
+# The columns of a row that was put aside: the snapshot, those of the log, and the location.
+_LOGGED: Final = len(LogRow._fields) - len(_NO_ANSWER) + 1
+
+
+def _is_live_stock(record: Any) -> bool:
+    return bool(record["kind"] == "stock" and record["op"] != "D")
+
+
+def _came_into_a_topic(record: Any) -> bool:
+    return record["kind"] == "stock" and (
+        record["op"] == "I" or (record["op"] == "U" and record["gone"] is not None)
+    )
+
+
+def _answer(record: Any, shared: dict[str | None, tuple[Any, ...]]) -> tuple[Any, ...]:
+    """What another row of the location has been told. A tombstone needs nothing."""
+    if not _is_live_stock(record):
+        return _NO_ANSWER
+    return shared.get(record["location_id"], _NO_ANSWER)
 
 
 _is_snapshot: Final = re.compile(r"[0-9]+:[0-9]+:[0-9,]*").fullmatch

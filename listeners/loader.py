@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from listeners.backoff import Backoff
-from listeners.errors import LoadLost, TopicTooLarge, Unavailable
+from listeners.errors import ListenersError, LoadLost, TopicTooLarge, Unavailable
 from listeners.postgres import TRANSIENT_ERRORS
 from listeners.topic_store import Loading, MustLoad, Opened, Stored, TopicStore
 from protocol.items import Item
@@ -176,7 +176,7 @@ class TopicLoader:
         name = str(topic)
         begun = self._clock()
         try:
-            async with asyncio.timeout(self._load_timeout_s):
+            async with asyncio.timeout(self._load_timeout_s), self._leased(name, epoch):
                 rows = await self._fill(topic, epoch)
             await self._store.ready(name, epoch)
         except LoadLost:
@@ -196,6 +196,24 @@ class TopicLoader:
         self._rows += rows
         self._seconds += seconds
         log.debug("topic loaded", topic=name, rows=rows, seconds=round(seconds, 4))
+
+    @asynccontextmanager
+    async def _leased(self, name: str, epoch: str) -> AsyncIterator[None]:
+        """The lease is short, for others wait for it when a loader dies, and Postgres may take its time."""
+        renewing = asyncio.create_task(self._renew(name, epoch), name=f"lease of {name}")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+
+    async def _renew(self, name: str, epoch: str) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._store.lease_s / 3)
+                await self._store.merge(name, epoch, ())
+        except ListenersError as error:  # as the load itself will find out by its next step
+            log.debug("lease not renewed", topic=name, reason=str(error))
 
     async def _fill(self, topic: Topic, epoch: str) -> int:
         """How many rows there were."""

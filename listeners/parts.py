@@ -30,7 +30,7 @@ def _size(item: Item) -> int:
 
 
 def apply_parts(changes: Mapping[str, Sequence[LogItem]]) -> Iterator[list[tuple[str, list[LogItem]]]]:
-    """The changes of one bucket in order, cut into calls; a larger single item goes alone."""
+    """The changes in order, cut into calls; a larger single item goes alone."""
     part: list[tuple[str, list[LogItem]]] = []
     count = size = 0
     for topic, items in changes.items():

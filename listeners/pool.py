@@ -22,11 +22,13 @@ __all__ = ["ProbingPool", "create_pool"]
 
 _FRESH_S: Final = 1.0
 _WATCHER: Final = "pool watch"
-# A pooler in between tells us a pid that is none, or somebody else's: then this finds nothing.
-_WAITING: Final = """
-    SELECT pid, state_change::text AS since FROM pg_catalog.pg_stat_activity
-    WHERE pid = ANY ($1::int[]) AND application_name = $2 AND wait_event = 'ClientRead'
+# A pooler in between tells us pids that are none, or somebody else's: then this does not find who asks.
+_BACKENDS: Final = """
+    SELECT pid, wait_event = 'ClientRead' AS waits, state_change::text AS since
+    FROM pg_catalog.pg_stat_activity
+    WHERE pid = ANY ($1::int[]) AND application_name = $2 OR pid = pg_catalog.pg_backend_pid()
 """
+_GONE: Final = "gone"
 log = structlog.get_logger(__name__)
 
 
@@ -57,7 +59,7 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._clock = clock
         self._idle: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
         self._lent: dict[Connection, float] = {}  # since when
-        self._suspects: dict[Connection, str] = {}  # since when their backends wait for us
+        self._suspects: dict[Connection, str] = {}  # since when their backends wait for us, or _GONE
 
     @asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Any]:
@@ -92,6 +94,11 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._drop_idle()
         return await super().acquire(timeout=timeout)
 
+    async def expire_connections(self) -> None:
+        """What lies idle ends now: asyncpg would leave that to a task without an owner."""
+        await super().expire_connections()
+        self._drop_idle()
+
     async def watch(self) -> None:
         """Ends what waits for an answer that will not come, and only that; until cancelled."""
         while True:
@@ -110,15 +117,19 @@ class ProbingPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         try:
             async with connected(self._dsn, purpose=_WATCHER, timeout_s=timeout_s) as watcher:
                 with classified():
-                    rows = await watcher.fetch(_WAITING, list(pids), self._name, timeout=timeout_s)
+                    rows = await watcher.fetch(_BACKENDS, list(pids), self._name, timeout=timeout_s)
+                    itself = watcher.get_server_pid()
         except ListenersError as error:
             if isinstance(error.__cause__, TimeoutError):  # else it answers, if only to refuse one more
                 self._end(slow, str(error))
             return
-        waiting = {pids[row["pid"]]: row["since"] for row in rows}
-        dead = [c for c, since in waiting.items() if self._suspects.get(c) == since and c in self._lent]
-        self._end(dead, "the link is half-open: its backend waits for us, and we for it")
-        self._suspects = waiting
+        found = {row["pid"] for row in rows}
+        suspects = {pids[row["pid"]]: row["since"] for row in rows if row["waits"] and row["pid"] in pids}
+        if itself in found:  # the pids that we are told are those of the backends
+            suspects |= {c: _GONE for pid, c in pids.items() if pid not in found}
+        dead = [c for c, since in suspects.items() if self._suspects.get(c) == since and c in self._lent]
+        self._end(dead, "the link is half-open: its backend is gone, or waits for us as we do for it")
+        self._suspects = suspects
 
     def _end(self, dead: Sequence[Connection], reason: str) -> None:
         for connection in dead:

@@ -151,7 +151,12 @@ async def both_connected(
         links: list[Connection] = []
 
         async def close_all() -> None:
-            await asyncio.gather(*(close(link) for link in links))
+            try:
+                await asyncio.gather(*(close(link) for link in links))
+            finally:  # a cancellation that comes at once ends tasks that have not begun to close anything
+                for link in links:
+                    if not link.is_closed():
+                        link.terminate()
 
         stack.push_async_callback(close_all)
         for dsn, purpose in ends:

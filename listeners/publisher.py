@@ -1,10 +1,11 @@
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from listeners.change_log import PAGE_ROWS, LogRow
 from listeners.errors import ListenersError
-from listeners.folding import CanaryMark, Folded, fold
+from listeners.folding import CanaryMark, Folded, folding
 from listeners.postgres import transaction
 from listeners.relay_state import Mandate, RelayStatistics
 from listeners.topic_store import TopicStore
@@ -49,7 +50,9 @@ class Publisher:
 
         What changed locations make void is left for `void_locations`. Raises TableTruncated.
         """
-        folded = fold(rows, feeds=self._mandate.plan.feeds)
+        folded = Folded(self._mandate.plan.feeds)
+        for _ in folding(rows, folded):
+            await asyncio.sleep(0)
         if folded.truncated:
             raise TableTruncated("a table was truncated: every topic is void")
         if folded.topics:

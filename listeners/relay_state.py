@@ -1,5 +1,6 @@
 from dataclasses import dataclass, field
 
+from listeners.change_log import PAGE_ROWS
 from listeners.generation import Identity
 from listeners.log_plan import LogPlan
 
@@ -19,7 +20,7 @@ class RelaySettings:
     log_retention_s: int = 86_400  # so long do triggers log while no relay comes
     seen_ms: int = 5000  # how often they are told that one is there
     truncate_ms: int = 60_000  # how often the old leaves of the log are looked at
-    page_rows: int = 2000
+    page_rows: int = PAGE_ROWS
     ask_above: int = 64  # a batch for more topics than this asks first which of them are loaded
 
 

@@ -97,11 +97,15 @@ class Column(_Strict):
     words: Mapping[str, str] | None = None
 
 
-class Shape(_Strict):
-    """What attach has found out about the table. Until then keys are taken for text."""
+class Shape(BaseModel):
+    """What attach has found out about the table. Until then keys are taken for text.
+
+    It is stored, and may have been by a release that looks for more than this one does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     key_types: Mapping[str, KeyType] = Field(default_factory=dict)  # by field
-    not_null: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
     unmapped: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()  # columns whose type is a domain: setting them to null may be refused

@@ -56,14 +56,16 @@ class TopicQuery:
         found = await self._side_by_side(pool, topic, limit)
         return [item for statement, rows in found for item in self._items(statement, rows, topic)]
 
-    async def batches(self, pool: Any, topic: Topic, *, size: int = BATCH_ROWS) -> AsyncIterator[list[Item]]:
+    async def batches(
+        self, pool: Any, topic: Topic, *, size: int = BATCH_ROWS, small: int = SMALL_ROWS
+    ) -> AsyncIterator[list[Item]]:
         """The items of a topic in lists of up to `size`, however many there are.
 
-        A topic of fewer than SMALL_ROWS of each table is read by queries side by side. Any other is read
+        A topic of fewer than `small` rows of each table is read by queries side by side. Any other is read
         with a cursor in one snapshot, and holds a connection until the iterator is exhausted or closed.
         """
-        found = await self._side_by_side(pool, topic, SMALL_ROWS)
-        if all(len(rows) < SMALL_ROWS for _, rows in found):
+        found = await self._side_by_side(pool, topic, small)
+        if all(len(rows) < small for _, rows in found):
             for statement, rows in found:
                 for first in range(0, len(rows), size):
                     yield self._items(statement, rows[first : first + size], topic)

@@ -44,6 +44,8 @@ __all__ = [
 PAGE_ITEMS: Final = 2000
 # Of larger topics so many at a time: reading them holds our loop for some 3 ms.
 _SCAN_ITEMS: Final = 1000
+# What comes along with the answer that a topic is loaded, of many topics at once.
+_SMALL_ITEMS: Final = 100
 # Tombstones a topic may hold beside half as many as it has live items.
 _TOMBSTONES: Final = 1000
 _TOPICS_A_CALL: Final = 200
@@ -72,7 +74,7 @@ class TopicStore:
         ttl_s: int = 180,
         log_entries: int = 256,
         log_bytes: int = 1_048_576,
-        lease_ms: int = 10_000,
+        lease_ms: int = 3_000,
         tombstones: int = _TOMBSTONES,
         page_items: int = PAGE_ITEMS,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
@@ -91,6 +93,11 @@ class TopicStore:
         self._given_up: dict[str, tuple[str, ...]] = {}
         # How many topics were loaded when last asked: it decides whether to ask by name.
         self._loaded = [0] * BUCKETS
+
+    @property
+    def lease_s(self) -> float:
+        """How long others wait for a loader that has died."""
+        return self._lease_ms / 1000
 
     async def begin(self, generation: str, term: int) -> None:
         """From now on this relay reigns. A new generation voids all topics and is published.
@@ -156,18 +163,27 @@ class TopicStore:
         Raises StaleTerm, or UnknownReign when `begin` has to come first; some of it may be applied then.
         """
         head = (generation, term, changed_at_ms, self._publish, *self._log, self._tombstones, self._ttl_s)
-        calls = []
-        for bucket, names in _by_bucket(changes).items():
-            for part in apply_parts({name: changes[name] for name in names}):
-                args: list[str | bytes | int] = [*head]
-                for name, items in part:
-                    args += (name, self._keys.channel(name), len(items))
-                    for item, log_id in items:
-                        args += (item.key, item.version, mark_of(item), log_id, item.body)
-                calls.append(Call(self._bucket_keys(bucket, [name for name, _ in part]), args))
+        together: Iterable[Iterable[str]] = _by_bucket(changes).values() if self._cluster else [changes]
+        calls = [
+            self._apply_call(head, part)
+            for names in together
+            for part in apply_parts({name: changes[name] for name in names})
+        ]
         replies = await self._scripts.run_all("apply", calls)
         check_reign(replies)
         return Applied(sum(reply[0] for reply in replies), sum(reply[1] for reply in replies))
+
+    def _apply_call(self, head: Sequence[str | int], part: Sequence[tuple[str, Sequence[LogItem]]]) -> Call:
+        buckets: dict[int, int] = {}  # which of the call each one is
+        places = [(buckets.setdefault(bucket_of(name), len(buckets) + 1), name) for name, _ in part]
+        keys = [key for bucket in buckets for key in (self._keys.relay(bucket), self._keys.loaded(bucket))]
+        args: list[str | bytes | int] = [*head, len(buckets)]
+        for (place, name), (_, items) in zip(places, part, strict=True):
+            keys += (self._keys.topic(name), self._keys.log(name))
+            args += (place, name, self._keys.channel(name), len(items))
+            for item, log_id in items:
+                args += (item.key, item.version, mark_of(item), log_id, item.body)
+        return Call(keys, args)
 
     async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
         """Whoever watches one of the topics loads it again. Raises StaleTerm or UnknownReign."""
@@ -205,8 +221,8 @@ class TopicStore:
         return (await self._open(topic, "", 0))[0]
 
     async def enter(self, topic: str) -> tuple[Opened | Loading | None, Stored | None]:
-        """`peek`, and `read` at the same moment if the topic is loaded and within `page_items`."""
-        found, fields = await self._open(topic, "", self._page_items)
+        """`peek`, and `read` at the same moment if the topic is loaded and small."""
+        found, fields = await self._open(topic, "", _SMALL_ITEMS)
         if not isinstance(found, Opened) or fields is None:
             return found, None
         return found, Stored(
@@ -218,7 +234,7 @@ class TopicStore:
     ) -> tuple[Opened | Loading | None, Sequence[bytes] | None]:
         given_up = self._given_up.get(topic, ())
         call = Call(self._topic_keys(topic), (topic, epoch, self._ttl_s, self._lease_ms, items, *given_up))
-        match await self._scripts.run("open", call):
+        match await self._scripts.run_together("open", call):
             case [b"open", held, seq, live, *more]:
                 return Opened(held.decode(), seq, live), more[0] if more else None
             case [b"loading", left_ms]:
@@ -333,7 +349,7 @@ class TopicStore:
     async def log_since(self, topic: str, epoch: str, seq: int) -> list[Changed] | None:
         """What was published after `seq`, in order; empty: nothing. None: not all of it is known any more."""
         keys = (self._keys.relay(bucket_of(topic)), self._keys.topic(topic), self._keys.log(topic))
-        reply = await self._scripts.run("log_since", Call(keys, (epoch, seq)))
+        reply = await self._scripts.run_together("log_since", Call(keys, (epoch, seq)))
         if reply is None:
             return None
         changes = [change for change in map(decode_envelope, reply) if isinstance(change, Changed)]

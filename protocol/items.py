@@ -1,13 +1,15 @@
 """Items as they travel from the relay to the clients: a key, a version and the encoded body."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from protocol.timestamps import normalise_time
-from protocol.topics import is_key
+from protocol.topics import KEY_GRAMMAR, is_key
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -18,6 +20,7 @@ __all__ = [
     "build_item",
     "item_key",
     "split_by_size",
+    "stock_ids",
     "tombstone",
 ]
 
@@ -65,6 +68,62 @@ def build_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
     `kind` is `stock` or `product`. Raises InvalidRow for keys outside the grammar and values of a wrong type.
     Texts that would make the item too large for one payload are cut, so that its other fields stay live.
     """
+    return (_plain_stock(row, version) if kind == "stock" else None) or _any_item(kind, row, version)
+
+
+_three_keys: Final = re.compile(":".join([KEY_GRAMMAR] * 3)).fullmatch
+_STOCK_IDS: Final = itemgetter("product_id", "location_id", "vendor_id")
+_STOCK_NUMBERS: Final = itemgetter(*_INTEGERS["stock"], "low_stock_at", "updated_at")
+
+
+def _plain_stock(row: Mapping[str, Any], version: int) -> Item | None:
+    """What `_any_item` makes of a row as Postgres logs nearly all of them, in half the time.
+
+    None: the row is another one, or not fit for an item.
+    """
+    try:
+        product_id, location_id, vendor_id = ids = _STOCK_IDS(row)
+        available, on_hand, reserved, damaged, safety_stock, incoming, low, updated_at = _STOCK_NUMBERS(row)
+        if (
+            not (type(available) is type(on_hand) is type(reserved) is type(damaged) is int)
+            or not (type(safety_stock) is type(incoming) is int and (low is None or type(low) is int))
+            or _three_keys(":".join(ids)) is None
+        ):
+            return None
+        body = orjson.dumps(
+            {
+                "kind": "stock",
+                "product_id": product_id,
+                "location_id": location_id,
+                "vendor_id": vendor_id,
+                "version": version,
+                "available": available,
+                "on_hand": on_hand,
+                "reserved": reserved,
+                "damaged": damaged,
+                "safety_stock": safety_stock,
+                "incoming": incoming,
+                "low_stock_at": low,
+                "location_active": row.get("location_active") is not False,
+                "updated_at": normalise_time(updated_at),
+            },
+            option=orjson.OPT_STRICT_INTEGER,  # raises TypeError for integers beyond 2^53 - 1
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Item(f"stock:{product_id}:{location_id}", version, False, body)
+
+
+def stock_ids(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The product, location and vendor of a stock row; None if one of them is outside the grammar of keys."""
+    try:
+        ids: tuple[str, str, str] = _STOCK_IDS(row)
+        return ids if _three_keys(":".join(ids)) else None  # one match is cheaper than three
+    except (KeyError, TypeError):
+        return None
+
+
+def _any_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
     ids = ("product_id", "location_id", "vendor_id") if kind == "stock" else ("product_id", "vendor_id")
     body: dict[str, Any] = {"kind": kind}
     for name in ids:

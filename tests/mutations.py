@@ -5,6 +5,7 @@ A safeguard whose absence no test notices is not tested. The mutations are liste
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ RED: Final = 1
 class Verdict(NamedTuple):
     mutation: Mutation
     problem: str  # empty: a test has gone red, as it should
+    noticed_by: str  # the first test that has
     seconds: float
 
 
@@ -73,17 +75,25 @@ def judge(mutation: Mutation, tree: Path) -> Verdict:
     began = time.monotonic()
     file = tree / mutation.file
     healthy = file.read_text()
+    noticed_by = ""
     try:
         file.write_text(mutated(healthy, mutation))
-        code, _ = run_tests(tree, mutation.tests)
+        code, output = run_tests(tree, mutation.tests)
         problem = "" if code == RED else f"no test goes red (pytest ended with {code})"
+        noticed_by = first_failure(output)
     except LookupError as error:
         problem = str(error)
     except subprocess.TimeoutExpired:
         problem = f"the tests did not end within {TIMEOUT_S} s"
     finally:
         file.write_text(healthy)
-    return Verdict(mutation, problem, time.monotonic() - began)
+    return Verdict(mutation, problem, noticed_by, time.monotonic() - began)
+
+
+def first_failure(output: str) -> str:
+    """The test that pytest's summary names first; empty if it names none."""
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py::.+?)(?: - .*)?$", output, re.MULTILINE)
+    return failed[1] if failed else ""
 
 
 def judge_all(mutations: Sequence[Mutation], workers: int) -> Iterator[Verdict]:
@@ -128,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     survivors = 0
     for verdict in judge_all(mutations, options.workers):
         survivors += bool(verdict.problem)
-        outcome = verdict.problem or "red"
+        outcome = verdict.problem or f"red by {verdict.noticed_by}"
         print(f"{verdict.seconds:5.1f} s  {verdict.mutation.safeguard}: {outcome}", flush=True)
     red = len(mutations) - survivors
     print(f"=== {red} of {len(mutations)} mutations turn the tests red, {time.monotonic() - began:.0f} s ===")

@@ -94,8 +94,8 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fold by log id",
         "listeners/folding.py",
-        "    for row in sorted(rows, key=_log_id):\n",
-        "    for row in sorted(rows, key=lambda row: row.version or 0):\n",
+        "enumerate(sorted(rows, key=_log_id), 1)",
+        "enumerate(sorted(rows, key=lambda row: row.version or 0), 1)",
         (_FOLDING,),
     ),
     Mutation(
@@ -131,6 +131,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     _unread(
         "database", "SELECT oid::text FROM pg_database WHERE", "SELECT '' FROM pg_database WHERE", _CHANGES
     ),
+    _unread(
+        "cluster",
+        "(SELECT system_identifier::text FROM pg_control_system())",
+        "''",
+        f"{_CHANGES}::test_names_its_cluster_though_databases_are_numbered_alike",
+    ),
+    _unread(
+        "timeline",
+        "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline",
+        "'' AS timeline",
+        f"{_CHANGES}::test_tells_a_promoted_standby_from_its_primary",
+    ),
+    _unread("triggers", "t.oid, t.xmin, t.tgenabled", "''", _CHANGES),
+    _unread("attached sources", "s.name, s.checksum, extract(epoch FROM s.attached_at)", "''", _CHANGES),
     Mutation(
         "generation: the counter that Redis remembers",
         "listeners/mandate.py",
@@ -195,11 +209,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_freshness.py",),
     ),
     Mutation(
-        "canary: not before its batch is acknowledged",
+        "canary: not before the whole of its batch is acknowledged",
+        "listeners/reign.py",
+        "                mark = await self._publisher.publish(page.rows) or mark\n",
+        "                mark = await self._publisher.publish(page.rows) or mark\n"
+        "                if mark is not None:\n"
+        "                    await self._publisher.beat(mark)\n",
+        (f"{_RELAY}::TestTheBeat",),
+    ),
+    Mutation(
+        "canary: vouches for no Redis but the one that has acknowledged",
         "listeners/publisher.py",
         "        if await self._store.server_identity() != self._mandate.identity.redis:\n",
         "        if False:\n",
-        (_RELAY,),
+        ("tests/unit/listeners/test_publisher.py",),
     ),
     Mutation(
         "fresh only after a comparison",
@@ -258,6 +281,20 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/listeners/test_placed_pool.py",),
     ),
     Mutation(
+        "a load that waits for Postgres keeps its lease",
+        "listeners/loader.py",
+        "                await self._store.merge(name, epoch, ())\n",
+        "                pass\n",
+        ("tests/integration/test_loader.py::TestOthersWhoLoad",),
+    ),
+    Mutation(
+        "a load whose backend is gone without a word",
+        "listeners/pool.py",
+        "if pid not in found}",
+        "if False}",
+        ("tests/integration/test_pool.py::TestWatching",),
+    ),
+    Mutation(
         "what was skipped and is committed later",
         "listeners/losses.py",
         "            if remaining == settled.running:\n",
@@ -302,7 +339,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "where a resumption has led to counts as handed out",
         "gateway/joining.py",
-        "                topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
+        "        topic.handed_seq = max(topic.handed_seq, ready_seq)\n",
         "",
         (_DOUBTS,),
     ),
@@ -312,5 +349,33 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "            if self._losses() != losses:\n",
         "            if False:\n",
         (_DOUBTS,),
+    ),
+    Mutation(
+        "a log that was read before is of no use once the topic has gone on",
+        "gateway/snapshots.py",
+        "        if held.since + len(held.changes) < topic.seq:\n",
+        "        if False:\n",
+        ("tests/unit/gateway/test_serving.py::TestResuming",),
+    ),
+    Mutation(
+        "nobody is served from memory while the bus may miss messages",
+        "gateway/joining.py",
+        "not self._feed.is_subscribed(topic.name)",
+        "False",
+        ("tests/unit/gateway/test_serving.py::TestAtOnce",),
+    ),
+    Mutation(
+        "what is read at once with opening is behind what has come since",
+        "gateway/snapshots.py",
+        "or stored.seq < max(topic.seq, topic.handed_seq)",
+        "or False",
+        ("tests/unit/gateway/test_serving.py::TestEntering",),
+    ),
+    Mutation(
+        "the public view is not made of less than what has come",
+        "gateway/joining.py",
+        "stored.epoch == epoch and stored.seq >= topic.seq:",
+        "stored.epoch == epoch:",
+        ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
 )

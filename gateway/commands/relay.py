@@ -7,6 +7,7 @@ import structlog
 
 from gateway.commands import run_async, run_until, stop_signal
 from gateway.config import Settings, load_settings
+from gateway.garbage import keep_garbage_small
 from gateway.http.ops import make_ops_app
 from gateway.logs import configure_logging
 from gateway.metrics import GatewayMetrics
@@ -75,6 +76,7 @@ async def _relay(settings: Settings, startup: Startup, *, with_ops: bool) -> int
 async def _stand(settings: Settings, metrics: GatewayMetrics) -> None:
     from gateway.app import make_relay, open_store
 
+    keep_garbage_small()
     async with open_store(settings) as store:
         relay = make_relay(settings, store)
         metrics.watch(lambda: relay_readings(relay.statistics()))

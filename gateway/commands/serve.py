@@ -1,11 +1,11 @@
 import argparse
-import gc
 import socket
 import sys
 from collections.abc import Sequence
 
 from gateway.commands import run_async, stop_signal
 from gateway.config import Settings, load_settings
+from gateway.garbage import keep_garbage_small
 from gateway.logs import configure_logging
 from gateway.sockets import bind_socket
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.worker is not None:
         from gateway.worker_link import WorkerLink, run_worker
 
-        _keep_imports()
+        keep_garbage_small()
         return run_async(run_worker(settings, WorkerLink.parse(options.worker)))
     clients, ops = _bind(settings)
     if settings.workers > 1:
@@ -58,15 +58,9 @@ def _bind(settings: Settings) -> tuple[socket.socket, socket.socket]:
 async def _serve(settings: Settings, clients: socket.socket, ops: socket.socket) -> int:
     from gateway.app import serve
 
-    _keep_imports()
+    keep_garbage_small()
     await serve(settings, clients=clients, ops=ops, stop=stop_signal())
     return 0
-
-
-def _keep_imports() -> None:
-    """What was imported stays for good: the garbage collector need not look at it, which takes 20 ms."""
-    gc.collect()
-    gc.freeze()
 
 
 def _worker_command(overrides: dict[str, str | None]) -> Sequence[str]:

@@ -2,20 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
 from listeners.redis_client import AnyRedis, execute_many, execute_placed, translated
-from listeners.redis_cluster import Address, Command
+from listeners.redis_cluster import Address, ClusterClient, Command
+from listeners.together import Together
 
 __all__ = ["Call", "Scripts"]
 
 _DIRECTORY: Final = Path(__file__).parent
-# Of one pipeline: with calls of 64 KiB at most, 4 MiB on the way at a time.
-_CALLS_AT_ONCE: Final = 64
+# Of one pipeline: with calls of 64 KiB at most, 8 MiB on the way at a time. A page of the log whose every
+# topic is loaded takes about 80.
+_CALLS_AT_ONCE: Final = 128
 
 
 class Call(NamedTuple):
@@ -42,6 +44,7 @@ class Scripts:
 
     def __init__(self, client: AnyRedis) -> None:
         self._client = client
+        self._together: dict[str, Together[Call]] = {}
 
     async def run(self, name: str, call: Call) -> Any:
         return (await self.run_placed(name, call))[0]
@@ -53,6 +56,15 @@ class Scripts:
                 return await execute_placed(self._client, *_command("EVALSHA", _script(name).sha, call))
             except NoScriptError:
                 return await execute_placed(self._client, *_command("EVAL", _script(name).text, call))
+
+    async def run_together(self, name: str, call: Call) -> Any:
+        """As `run`, in one round trip with what others ask of the same script at about this moment."""
+        if isinstance(self._client, ClusterClient):
+            return await self.run(name, call)  # of several nodes one may be away, and the others not
+        together = self._together.get(name)
+        if together is None:
+            together = self._together[name] = Together(partial(self.run_all, name))
+        return await together.answer(call)
 
     async def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """One after the other on each node, without waiting in between; the replies in order."""

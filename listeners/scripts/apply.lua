@@ -1,11 +1,18 @@
--- Changes of one bucket's topics through the version gate; see DESIGN 3.4.
--- KEYS: relay, index; hash, log of each topic.
--- ARGV: generation, term, changed_at (ms), publish command, log entries, log bytes, tombstones always allowed, ttl (s);
---   for each topic: name, channel, number of items; for each item: key, version, L|T, log id, body.
--- Returns {topics published, topics voided}, or 'stale' or 'unknown'.
-local reign, why = reign_of(KEYS[1], ARGV[1], ARGV[2])
-if not reign then return why end
-local index, changed_at, publish = KEYS[2], ARGV[3], ARGV[4]
+-- Changes of topics through the version gate; see DESIGN 3.4. In a cluster they are of one bucket.
+-- KEYS: relay, index of each bucket; hash, log of each topic.
+-- ARGV: generation, term, changed_at (ms), publish command, log entries, log bytes, tombstones always allowed, ttl (s),
+--   number of buckets; for each topic: its bucket (from 1), name, channel, number of items; for each item: key, version,
+--   L|T, log id, body.
+-- Returns {topics published, topics voided}, or 'stale' or 'unknown' if the caller does not reign over all of them.
+local buckets = tonumber(ARGV[9])
+local reigns = {}
+for n = 1, buckets do
+  local held, why = reign_of(KEYS[2 * n - 1], ARGV[1], ARGV[2])
+  if not held then return why end
+  reigns[n] = held
+end
+local reign, index  -- of the topic's bucket
+local changed_at, publish = ARGV[3], ARGV[4]
 local log_entries, log_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local tombs_allowed, ttl = tonumber(ARGV[7]), ARGV[8]
 
@@ -91,10 +98,11 @@ local function apply(hash, log, name, channel, at, count)
   published = published + 1
 end
 
-local at = 9
-for n = 3, #KEYS, 2 do
-  local count = tonumber(ARGV[at + 2])
-  apply(KEYS[n], KEYS[n + 1], ARGV[at], ARGV[at + 1], at + 3, count)
-  at = at + 3 + count * 5
+local at = 10
+for n = 2 * buckets + 1, #KEYS, 2 do
+  local bucket, count = tonumber(ARGV[at]), tonumber(ARGV[at + 3])
+  reign, index = reigns[bucket], KEYS[2 * bucket]
+  apply(KEYS[n], KEYS[n + 1], ARGV[at + 1], ARGV[at + 2], at + 4, count)
+  at = at + 4 + count * 5
 end
 return {published, voided}

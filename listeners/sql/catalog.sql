@@ -23,7 +23,6 @@ WHERE n.nspname = $1 AND c.relname = $2;
 SELECT
     a.attname::text AS name,
     t.typname::text AS type,
-    a.attnotnull AS not_null,
     a.attgenerated::text AS generated,
     EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd') AS is_domain,
     pg_catalog.col_description(a.attrelid, a.attnum) AS comment

@@ -44,11 +44,11 @@ DECLARE gateway_log CURSOR WITH HOLD FOR
 SELECT
     pg_current_snapshot()::text AS snapshot, NULL::bigint AS id, NULL::text AS source, NULL::text AS kind,
     NULL::text AS op, NULL::bigint AS version, NULL::text AS item, NULL::text[] AS gone,
-    NULL::bigint AS recorded_at_ms
+    NULL::bigint AS recorded_at_ms, NULL::text AS location_id
 UNION ALL
 SELECT
     NULL, c.id, c.source, {kind}, c.op, c.version, c.item::text, c.gone,
-    floor(extract(epoch FROM c.recorded_at) * 1000)::bigint
+    floor(extract(epoch FROM c.recorded_at) * 1000)::bigint, c.item ->> 'location_id'
 FROM gateway.change_log c
 WHERE c.xid >= pg_snapshot_xmax({since}::pg_snapshot)
     OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip({since}::pg_snapshot)))

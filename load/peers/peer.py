@@ -1,6 +1,7 @@
 import asyncio
 import http.client
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ TOPIC: Final = "stock"
 PAYLOAD_KIND: Final = "d"
 _PAYLOAD: Final = b'{"type":"delta","pad":"%b"}'
 _POST_S: Final = 10.0
+_KEEP_S: Final = 1.0
 # Beyond PATH: where Debian has its servers, and Go its programs if nothing else was said.
 _MORE_PLACES: Final = (Path("/usr/sbin"), Path.home() / "go" / "bin")
 
@@ -74,21 +76,28 @@ def payload_of(size: int) -> bytes:
 
 
 class Poster:
-    """Publishes by HTTP requests over one connection that is kept."""
+    """Publishes by HTTP requests over one connection that is kept during a turn.
+
+    A server may end one that is idle; a request that it ends can not be told from one that was carried out.
+    """
 
     def __init__(self, port: int, target: str, headers: Mapping[str, str] | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_POST_S)
         self._target = target
         self._headers = dict(headers or {})
+        self._used_at = 0.0
 
     async def post(self, body: bytes) -> None:
         """Raises StackFailed, OSError."""
         await asyncio.to_thread(self._post, body)
 
     def _post(self, body: bytes) -> None:
+        if time.monotonic() - self._used_at > _KEEP_S:
+            self._connection.close()  # request() opens it again
         self._connection.request("POST", self._target, body, self._headers)
         response = self._connection.getresponse()
         said = response.read()
+        self._used_at = time.monotonic()
         if not 200 <= response.status < 300:
             raise StackFailed(f"publishing was answered by {response.status}: {said[:200]!r}")
 

@@ -4,12 +4,30 @@ from collections.abc import Sequence
 from typing import Final
 
 from load.scenario import Scenario
+from load.scenarios.churn import CHURN
 from load.scenarios.connections import CONNECTIONS
 from load.scenarios.fanout import FANOUT
+from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
+from load.scenarios.ingest import INGEST
+from load.scenarios.latency_topics import LATENCY_TOPICS
 from load.scenarios.peers import PEERS_SCENARIO
+from load.scenarios.reconnect_storm import RECONNECT_STORM
 from load.scenarios.shop_side import SHOP_SIDE
+from load.scenarios.snapshots import SNAPSHOTS
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: Final[Sequence[Scenario]] = (IDLE_LATENCY, FANOUT, PEERS_SCENARIO, CONNECTIONS, SHOP_SIDE)
+SCENARIOS: Final[Sequence[Scenario]] = (
+    IDLE_LATENCY,
+    PEERS_SCENARIO,
+    FANOUT,
+    CONNECTIONS,
+    LATENCY_TOPICS,
+    HOT_LOCATION,
+    INGEST,
+    SNAPSHOTS,
+    RECONNECT_STORM,
+    CHURN,
+    SHOP_SIDE,
+)

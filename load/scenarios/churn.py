@@ -3,22 +3,26 @@ whether something of them stays behind."""
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import Final
 
 from load.client import ConnectionRefused, connect
 from load.copies import Copies, differing_copies, product_topics
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
+from load.percentiles import Summary, summarize, times_ms
+from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.costs import Costs, Meter, metric
-from load.stack import Gateway, Servers
+from load.stack import Gateway, Servers, relay_process, serve_process
 from load.waiting import until
 
-__all__ = ["ChurnReport", "measure_churn"]
+__all__ = ["CHURN", "ChurnReport", "measure_churn"]
 
 ANSWER_S: Final = 20.0
 GONE_S: Final = 20.0
+RATE_PER_S: Final = 200
+STAY_S: Final = 2.0
+TOPICS: Final = 500
 # Every so manieth client's copy is compared with the database.
 SAMPLE: Final = 10
 _MS: Final = 1000.0
@@ -97,3 +101,41 @@ async def _left(gateway: Gateway) -> int:
     except TimeoutError:
         return count()
     return 0
+
+
+async def _run(bench: Bench) -> Report:
+    seconds = 3 if bench.quick else 15
+    async with (
+        relay_process(bench.servers, "relay"),
+        serve_process(bench.servers, "replica", relay="off") as gateway,
+    ):
+        report = await measure_churn(
+            bench.servers, gateway, rate_per_s=RATE_PER_S, seconds=seconds, stay_s=STAY_S, topics=TOPICS
+        )
+    return Report(tables=[churn_table(report)], figures=asdict(report), verdicts=[churn_verdict(report)])
+
+
+def churn_table(report: ChurnReport) -> Table:
+    row = (
+        f"{report.rate_per_s:g} clients/s",
+        *times_ms(report.answers),
+        report.clients,
+        report.missing,
+        report.differing,
+        f"{report.costs.cpu_s / report.clients * 1e6:.0f}",
+        report.costs.loads,
+        report.left,
+    )
+    head = ("ms from due to snapshot", "p50", "p90", "p99", "p99.9", "max", "clients", "missing", "differing")
+    return Table("Clients that come and go", (*head, "CPU us each", "loads", "left behind"), [row])
+
+
+def churn_verdict(report: ChurnReport) -> Verdict:
+    return Verdict(
+        f"churn: at most one load for each of {report.topics} topics, nothing missing, nothing left behind",
+        f"{report.costs.loads} loads, {report.missing} missing, {report.left} left",
+        report.costs.loads <= report.topics and not report.missing and not report.left,
+    )
+
+
+CHURN: Final = Scenario("churn", "clients that come, take a snapshot and leave", _run)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count, cycle
 from typing import Final
 
@@ -14,12 +14,14 @@ from load.big_location import build_big_location
 from load.client import Client, connect
 from load.copies import Copies, differing_copies, open_copies, product_topics
 from load.pacing import arrivals, paced
-from load.percentiles import Summary, summarize
+from load.percentiles import Summary, summarize, times_ms
+from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.costs import Costs, Meter
-from load.stack import Gateway, Servers
+from load.stack import Gateway, Servers, relay_process, serve_process
 from load.waiting import until
 
 __all__ = [
+    "SNAPSHOTS",
     "LargeReport",
     "SubscribesReport",
     "Transfer",
@@ -36,6 +38,13 @@ HEAD_BYTES: Final = 400
 # How often the loop of the server is asked whether it is free.
 PING_S: Final = 0.005
 SETTLE_S: Final = 1.0
+PRODUCTS: Final = 1000
+LARGE_ITEMS: Final = 100_000
+COLD_RATE_PER_S: Final = 50
+WARM_RATE_PER_S: Final = 1000
+TARGET_P99_MS: Final = 5.0
+TARGET_FIRST_MS: Final = 150.0
+TARGET_BLOCKED_MS: Final = 20.0
 _MS: Final = 1000.0
 
 
@@ -280,3 +289,85 @@ async def _pinger(gateway: Gateway) -> AsyncIterator[_Pinger]:
         pinger.client.abort()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def _run(bench: Bench) -> Report:
+    """The relay has a process of its own: what is measured is the replica."""
+    seconds, items = (3, 20_000) if bench.quick else (15, LARGE_ITEMS)
+    async with (
+        relay_process(bench.servers, "relay"),
+        serve_process(bench.servers, "replica", relay="off") as gateway,
+    ):
+        cold = await measure_subscribes(
+            bench.servers, gateway, rate_per_s=COLD_RATE_PER_S, seconds=seconds, topics=PRODUCTS, warm=False
+        )
+        warm = await measure_subscribes(
+            bench.servers, gateway, rate_per_s=WARM_RATE_PER_S, seconds=seconds, topics=PRODUCTS, warm=True
+        )
+        large = await measure_large_snapshot(bench.servers, gateway, items=items)
+    return Report(
+        tables=[subscribes_table([cold, warm]), large_table(large)],
+        figures={"subscribes": [asdict(cold), asdict(warm)], "large": asdict(large)},
+        verdicts=[warm_verdict(warm), *large_verdicts(large)],
+    )
+
+
+def subscribes_table(reports: Sequence[SubscribesReport]) -> Table:
+    rows = [
+        [
+            f"{'warm' if report.warm else 'cold'}, {report.rate_per_s:g}/s",
+            *times_ms(report.answers),
+            report.subscribes,
+            report.missing,
+            report.differing,
+            f"{report.costs.cpu_s / report.subscribes * 1e6:.0f}",
+            report.costs.loads,
+            f"{report.costs.redis_reads / report.subscribes:.2f}",
+        ]
+        for report in reports
+    ]
+    head = ("ms from due to snapshot", "p50", "p90", "p99", "p99.9", "max", "subscribes", "missing")
+    more = ("differing", "CPU us each", "loads", "Redis reads each")
+    note = "Redis reads include those of the relay, which beats and polls meanwhile."
+    return Table("Snapshots of products", (*head, *more), rows, note)
+
+
+def large_table(report: LargeReport) -> Table:
+    rows: list[list[object]] = [["nothing", "", "", "", "", *times_ms(report.idle)]]
+    for each in report.transfers:
+        sent = (each.parts, f"{each.bytes / 1e6:.1f}")
+        times = (f"{each.first_part:.0f}", f"{each.last_part:.0f}")
+        rows.append([each.what, *times, *sent, *times_ms(each.pongs)])
+    pongs = [f"pong {name}" for name in ("p50", "p90", "p99", "p99.9", "max")]
+    head = ("snapshot", "first part ms", "last ms", "parts", "MB", *pongs)
+    note = "Pongs, in ms, are another client's, who asks every 5 ms while the snapshot is under way."
+    return Table(f"A location of {report.items:,} items", head, rows, note)
+
+
+def warm_verdict(report: SubscribesReport) -> Verdict:
+    return Verdict(
+        f"warm snapshot of a product, {WARM_RATE_PER_S:,}/s: p99 <= {TARGET_P99_MS:g} ms, no SQL",
+        f"p99 {report.answers.p99:.1f} ms, {report.costs.loads} loads, {report.missing} missing",
+        report.answers.p99 <= TARGET_P99_MS and not report.costs.loads and not report.missing,
+    )
+
+
+def large_verdicts(report: LargeReport) -> list[Verdict]:
+    warm = [each for each in report.transfers if each.what == "warm"]
+    first = max(each.first_part for each in warm)
+    blocked = max(each.pongs.max for each in report.transfers)
+    return [
+        Verdict(
+            f"snapshot of {report.items:,} items: first part <= {TARGET_FIRST_MS:g} ms",
+            f"{first:.0f} ms",
+            first <= TARGET_FIRST_MS,
+        ),
+        Verdict(
+            f"snapshot of {report.items:,} items: a pong within {TARGET_BLOCKED_MS:g} ms all the while",
+            f"{blocked:.1f} ms (idle: {report.idle.max:.1f} ms)",
+            blocked <= TARGET_BLOCKED_MS,
+        ),
+    ]
+
+
+SNAPSHOTS: Final = Scenario("snapshots", "subscribes at a rate, and a location of 100,000 items", _run)

@@ -32,6 +32,8 @@ CROWD = 5  # clients of each topic
 STATEMENTS_A_LOAD = 3
 CLIENT = "inventory-gateway"
 CONNECTIONS = 16
+# What is counted here are costs, not times.
+SLOW_S = 30.0
 
 
 @dataclass
@@ -101,9 +103,10 @@ async def _replica(
         stack.push_async_callback(real_pool.close)
         pool = CountingPool(real_pool)
         bus = RedisBus(redis_url, keys)
-        feed = TopicFeed(bus, store, TopicLoader(store, AttachedRows(), pool))
-        # Nothing periodic is to be counted.
-        settings = HubSettings(flush_s=0, canary_s=60, compare_s=60)
+        loader = TopicLoader(store, AttachedRows(), pool, wait_timeout_s=SLOW_S)
+        feed = TopicFeed(bus, store, loader)
+        # Nothing periodic is to be counted, and nobody refused on a machine that is busy with other things.
+        settings = HubSettings(flush_s=0, canary_s=60, compare_s=60, patience_s=SLOW_S)
         hub = Hub(feed, GatewayMetrics(), settings, told=lambda *_: None)
         replica = Replica(hub, store, pool, trips)
         spawn = hub.spawn
@@ -132,13 +135,13 @@ async def follow(replica: Replica, *topics: str, view: View = View.EXACT) -> Cli
     client = replica.client()
     for topic in topics:
         client.subscribe(topic, view=view)
-    await eventually(lambda: all(client.is_complete(topic) for topic in topics))
+    await eventually(lambda: all(client.is_complete(topic) for topic in topics), timeout_s=SLOW_S)
     return client
 
 
 async def reached(client: Client, seq: int) -> None:
     """All topics by this client."""
-    await eventually(lambda: all(client.position(topic).seq == seq for topic in TOPICS))
+    await eventually(lambda: all(client.position(topic).seq == seq for topic in TOPICS), timeout_s=SLOW_S)
 
 
 async def crowd(replica: Replica, view: View = View.EXACT) -> list[Client]:
@@ -147,7 +150,9 @@ async def crowd(replica: Replica, view: View = View.EXACT) -> list[Client]:
     for topic in TOPICS:
         for client in clients:
             client.subscribe(topic, view=view)
-    await eventually(lambda: all(client.is_complete(topic) for client in clients for topic in TOPICS))
+    await eventually(
+        lambda: all(client.is_complete(topic) for client in clients for topic in TOPICS), timeout_s=SLOW_S
+    )
     return clients
 
 
@@ -195,16 +200,14 @@ class TestLoadedElsewhere:
     """The replica knows nothing of the topics, Redis holds them: everybody comes at once."""
 
     @pytest.mark.parametrize("view", list(View))
-    async def test_one_round_trip_a_topic_and_no_statement(
-        self, make_replica: MakeReplica, view: View
-    ) -> None:
+    async def test_few_round_trips_and_no_statement(self, make_replica: MakeReplica, view: View) -> None:
         home, replica = await make_replica(), await make_replica()
         await follow(home, *TOPICS)
         replica.forget_costs()
         home.forget_costs()
         await crowd(replica, view)
         assert replica.pool.statements == 0
-        assert 0 < replica.trips[CLIENT] <= len(TOPICS)
+        assert 0 < replica.trips[CLIENT] <= len(TOPICS) / 4  # in company
 
     async def test_who_resumes_from_wherever_shares_one_reading_of_the_log(
         self, make_replica: MakeReplica
@@ -228,7 +231,7 @@ class TestLoadedElsewhere:
         assert all(len(client.of("resumed")) == len(TOPICS) for client in clients)
         assert all(client.holds(topic) == keeper.holds(topic) for client in clients for topic in TOPICS)
         assert replica.pool.statements == 0
-        assert 0 < replica.trips[CLIENT] <= 2 * len(TOPICS)
+        assert 0 < replica.trips[CLIENT] <= len(TOPICS) / 2
 
 
 class TestCold:

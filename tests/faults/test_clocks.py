@@ -40,6 +40,7 @@ async def test_a_jump_of_any_one_clock_loses_nothing_and_makes_nobody_stale(
     # With patience enough that nobody is told because this machine is busy.
     patient = PATIENT | {"canary_ms": 1000}
     async with stack(postgres_type=postgres.postgres, valkey_type=redis.valkey, **patient) as rig:
+        rig.may_differ = True  # the sweep reckons with Postgres' clock: one that goes back may cost a reload
         for name, clock in (("gateway", gateway), ("redis", redis), ("postgres", postgres)):
             for words, ahead_s in (
                 ("an hour ahead", HOUR_S),

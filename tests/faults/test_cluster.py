@@ -17,10 +17,10 @@ from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, served_buckets
 from listeners.redis_cluster import Address, ClusterClient
 from listeners.topic_store import TopicStore
-from protocol.envelope import Envelope
 from tests.faults.ledger import injected
 from tests.faults.rig import Rig, stack
 from tests.support.cluster import NODE_TIMEOUT_MS, Cluster, Node, bucket_slot, embedded_cluster
+from tests.support.link_counter import LinkCounter
 from tests.support.store import GENERATION, TERM, item, load
 from tests.support.waiting import eventually
 
@@ -176,21 +176,6 @@ async def test_primaries_freeze_that_nobody_replaces() -> None:
                 await rig.recovered(fault)
 
 
-class Listener:
-    """Counts what the bus says about its links."""
-
-    def __init__(self) -> None:
-        self.losses = self.restorations = 0
-
-    def message(self, envelope: Envelope) -> None: ...
-
-    def lost(self) -> None:
-        self.losses += 1
-
-    def restored(self) -> None:
-        self.restorations += 1
-
-
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     """No failover within the time of a test."""
@@ -199,9 +184,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def listening(cluster: Cluster) -> AsyncIterator[Listener]:
+async def listening(cluster: Cluster) -> AsyncIterator[LinkCounter]:
     """A bus with all its timers at their defaults."""
-    heard = Listener()
+    heard = LinkCounter()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(RedisBus(cluster.url, Keys(), cluster=True).run(heard))
         await eventually(lambda: heard.restorations == 1)

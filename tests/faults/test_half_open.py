@@ -6,8 +6,8 @@ whose links are well, takes over. All timers have their defaults.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -21,13 +21,16 @@ from listeners.keys import Keys
 from listeners.loader import TopicLoader
 from listeners.pool import create_pool
 from listeners.postgres import TRANSIENT_ERRORS, connect, connected
+from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay
 from listeners.retention import clear_leaf
 from listeners.topic_store import MustLoad, TopicStore
 from protocol.topics import parse_topic
 from tests.faults.ledger import Fault, injected
+from tests.support.link_counter import LinkCounter
 from tests.support.proxy import TcpProxy, proxied
+from tests.support.running import running
 from tests.support.waiting import eventually
 
 # Noticed, and another relay active.
@@ -49,17 +52,6 @@ async def shop(pg: Any) -> Any:
         """
     )
     return pg
-
-
-@asynccontextmanager
-async def running(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 class Stand:
@@ -156,6 +148,22 @@ async def test_a_flow_of_the_relay(stand: Stand, lost: list[str]) -> None:
         for name in lost:
             stand.links[name].black_hole()
         await stand.taken_over(fault)
+
+
+@pytest.mark.parametrize("break_link", ["black_hole", "freeze"])
+async def test_the_bus_of_a_replica(redis_url: str, redis_prefix: str, break_link: str) -> None:
+    heard = LinkCounter()
+    async with proxied(redis_url) as (proxy, url), running(RedisBus(url, Keys(redis_prefix)).run(heard)):
+        await eventually(lambda: heard.restorations == 1)
+        kind = break_link.replace("_", " ")
+        with injected(f"replica's bus: {kind}", promised_s=PROMISED_S) as fault:
+            getattr(proxy, break_link)()
+            await eventually(lambda: heard.losses == 1, timeout_s=PROMISED_S)
+            fault.noticed()
+            proxy.heal()
+            fault.ended()
+            await eventually(lambda: heard.restorations == 2, timeout_s=PROMISED_S)
+            fault.recovered()
 
 
 class TestALongRead:

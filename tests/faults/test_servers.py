@@ -96,6 +96,15 @@ async def postgres_crashes(rig: Rig) -> None:
     await rig.postgres.restart()
 
 
+async def postgres_crashes_behind_links_that_are_silent(rig: Rig) -> None:
+    """Nobody hears that the backends are gone, nor of links that were used a moment ago asks before using."""
+    await redis_is_emptied(rig)
+    await rig.converged()
+    for replica in rig.replicas:
+        replica.postgres.black_hole()
+    await postgres_crashes(rig)
+
+
 async def postgres_is_away(rig: Rig) -> None:
     await rig.postgres.kill()
     await asyncio.sleep(LASTS_S)
@@ -172,8 +181,8 @@ OF_REDIS: Final = [
     redis_loses_topics, redis_loses_logs, redis_loses_the_reign, redis_loses_the_index,
 ]  # fmt: skip
 OF_POSTGRES: Final = [
-    postgres_crashes, postgres_is_away, postgres_restarts, postgres_freezes, postgres_drops_connections,
-    postgres_cancels_statements,
+    postgres_crashes, postgres_crashes_behind_links_that_are_silent, postgres_is_away, postgres_restarts,
+    postgres_freezes, postgres_drops_connections, postgres_cancels_statements,
 ]  # fmt: skip
 OF_PROCESSES: Final = [
     a_replica_is_killed, the_relay_is_killed, a_replica_freezes, every_replica_is_killed, both_servers_crash,

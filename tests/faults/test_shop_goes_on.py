@@ -116,6 +116,7 @@ class Scene:
 async def scene(*, mismatches: int | None = 0, **options: Any) -> AsyncIterator[Scene]:
     """One replica, which finds so many mismatches in all; None: any number."""
     async with stack(**{**SCENE, **options}) as rig:
+        rig.may_differ = mismatches != 0
         async with rig.shop.connected() as owner:
             await owner.execute(MAKE_WITNESS)
             await make_shop_role(owner)

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -25,6 +25,7 @@ from listeners.relay_state import RelaySettings, RelayStatistics
 from listeners.topic_store import TopicStore
 from protocol.topics import parse_topic
 from tests.faults.ledger import injected, tally
+from tests.support.running import running
 from tests.support.shop_writers import fill, write
 from tests.support.waiting import eventually
 from tests.support.watcher import database_copy
@@ -32,22 +33,6 @@ from tests.support.watcher import database_copy
 TOPICS: Final = ("product:P1", "product:P2", "location:L1", "vendor:V1")
 LASTS_S: Final = 4.0
 SETTINGS: Final = RelaySettings(canary_ms=100, save_ms=50, probe_timeout_ms=1000)
-
-
-@asynccontextmanager
-async def running(*works: Awaitable[None]) -> AsyncIterator[None]:
-    """Raises what any of them raises."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        yield
-        for task in tasks:
-            assert not task.done(), task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 class Shop:

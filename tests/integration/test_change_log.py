@@ -248,6 +248,33 @@ class TestReading:
         [page] = [page async for page in log.pages(reader, since)]
         assert page.rows == [location, product, stock, tombstone._replace(location_active=None)]
 
+    async def test_one_row_of_a_page_asks_for_all_of_its_location(
+        self, pg: Any, reader: Connection, log: ChangeLog
+    ) -> None:
+        await pg.execute(
+            """
+            INSERT INTO locations (location_id, vendor_id, name, active)
+                VALUES ('L1', 'V', 'One', true), ('L2', 'V', 'Two', false);
+            INSERT INTO products (product_id, vendor_id, name)
+                VALUES ('A', 'V', 'a'), ('B', 'V', 'b'), ('C', 'V', 'c');
+            INSERT INTO inventory (product_id, location_id, vendor_id, on_hand)
+                SELECT product_id, location_id, 'V', 9 FROM products, locations WHERE product_id <> 'C';
+            """
+        )
+        since = await snapshot_of(pg)
+        await pg.execute("UPDATE inventory SET on_hand = on_hand - 1")
+        await pg.execute("INSERT INTO inventory (product_id, location_id, vendor_id) VALUES ('C', 'L2', 'V')")
+        await pg.execute("UPDATE inventory SET on_hand = on_hand - 1 WHERE on_hand > 0")
+        rows = (await log.read(reader, since)).rows
+        flags = {(orjson.loads(row.item or b"")["location_id"], row.location_active) for row in rows}
+        assert flags == {("L1", True), ("L2", False)}
+        asked: list[Any] = []
+        reader.add_query_logger(lambda logged: asked.append(logged.args))
+        [page] = [page async for page in log.pages(reader, since)]
+        assert page.rows == rows
+        look_up = next(args for args in asked if len(args) == 5)
+        assert len(look_up[0]) == 3, "one for each location, and the row that came into a topic"
+
     async def test_pages_that_are_not_all_read_are_in_nobodys_way(
         self, pg: Any, reader: Connection, log: ChangeLog
     ) -> None:

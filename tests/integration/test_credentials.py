@@ -22,7 +22,7 @@ from gateway.auth.keys import KeyRing, SigningKey, secret_key
 from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.logs import configure_logging
 from protocol.principal import Principal
-from tests.integration.test_connection import Gate, make_gate
+from tests.support.gate import Gate, make_gate
 from tests.support.messages import next_message
 from tests.support.replica import stock
 from tests.support.tokens import NOW, SECRET, ProviderKey, base64url, claims, hs256

@@ -1,7 +1,8 @@
 """Loading topics into a real store; Postgres is played by a fake that can stall and fail."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,14 @@ class Rows:
                 raise self.error
         finally:
             self.open_cursors -= 1
+
+
+class CountingStore(TopicStore):
+    merged = 0
+
+    async def merge(self, topic: str, epoch: str, items: Sequence[Item]) -> None:
+        self.merged += 1
+        await super().merge(topic, epoch, items)
 
 
 @pytest.fixture
@@ -233,6 +242,50 @@ class TestOthersWhoLoad:
         await store.begin(GENERATION, TERM)
         await store.open(NAME)
         assert (await TopicLoader(store, rows, None).ensure(TOPIC)).items == 2
+
+    async def test_one_that_died_is_replaced_while_copies_may_yet_converge_in_time(
+        self, make: Callable[..., TopicLoader], store: TopicStore
+    ) -> None:
+        """10 s are promised after a fault, and the load itself takes some of them."""
+        await store.open(NAME)
+        began = time.monotonic()
+        assert (await make().ensure(TOPIC)).items == 2
+        assert time.monotonic() - began < 5
+
+    async def test_one_that_waits_for_postgres_is_not_replaced(
+        self, redis: Redis, redis_prefix: str, rows: Rows
+    ) -> None:
+        one, other = (CountingStore(redis, Keys(redis_prefix), lease_ms=500) for _ in range(2))
+        await one.begin(GENERATION, TERM)
+        rows.gate.clear()
+        rows.items.clear()
+        loader = TopicLoader(one, rows, None)
+        async with asyncio.TaskGroup() as tasks:
+            loading = tasks.create_task(loader.ensure(TOPIC))
+            await eventually(lambda: one.merged >= 6)  # a lease that nobody renews ends meanwhile
+            assert isinstance(await other.peek(NAME), Loading)
+            rows.gate.set()
+        assert loading.result().items == 0
+        assert rows.reads == [NAME]
+        assert loader.statistics().lost == 0
+
+    async def test_one_whose_lease_can_not_be_renewed_has_lost_the_load(
+        self, redis: Redis, redis_prefix: str, rows: Rows
+    ) -> None:
+        store = CountingStore(redis, Keys(redis_prefix), lease_ms=60)
+        await store.begin(GENERATION, TERM)
+        rows.gate.clear()
+        rows.items.clear()
+        loader = TopicLoader(store, rows, None)
+        async with asyncio.TaskGroup() as tasks:
+            loading = tasks.create_task(loader.ensure(TOPIC))
+            await eventually(lambda: rows.reads)
+            await store.void([NAME], generation=GENERATION, term=TERM)
+            merged = store.merged
+            await eventually(lambda: store.merged > merged)
+            rows.gate.set()
+        assert loading.result().items == 0
+        assert loader.statistics().lost == 1
 
     async def test_a_load_that_is_lost_starts_over(
         self, make: Callable[..., TopicLoader], rows: Rows, store: TopicStore

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from listeners.pool import ProbingPool, create_pool
+from listeners.postgres import Connection
 from tests.support.proxy import proxied
 from tests.support.waiting import eventually
 
@@ -134,6 +135,19 @@ class TestConnectionsInUse:
         assert asked == ([] if fresh_s else [PATIENCE_S] * 2)
         pool.terminate()
 
+    async def test_end_by_themselves_when_they_expire_and_at_once_where_they_lie_idle(
+        self, database_url: str
+    ) -> None:
+        pool = await make(database_url, max_size=3)
+        await warm(pool, 3)
+        async with pool.acquire() as lent:
+            expired = await lent.fetchval("SELECT pg_backend_pid()")
+            await pool.expire_connections()
+            assert pool.get_size() == 1, "of those that lay idle none is left"
+        assert pool.get_size() == 0
+        assert await pool.fetchval("SELECT pg_backend_pid()") != expired
+        pool.terminate()
+
     async def test_stay_when_an_answer_was_an_error(self, database_url: str) -> None:
         pool = await create_pool(database_url, max_size=1)
         first = await pool.fetchval("SELECT pg_backend_pid()")
@@ -157,6 +171,29 @@ class TestWatching:
                 await asking
             assert time.monotonic() - began < 8 * WATCHED_S
             assert await pool.fetchval("SELECT 7") == 7
+
+    async def test_ends_one_whose_backend_is_gone_without_a_word(self, database_url: str, pg: Any) -> None:
+        """The link is silent already when the server is restarted, or the backend thrown out."""
+        async with proxied(database_url) as (proxy, url), watched(url) as pool:
+            asking = asyncio.create_task(pool.fetchval("SELECT pg_sleep(60)"))
+            await eventually(lambda: pool.get_idle_size() == 0 and pool.get_size() == 1)
+            proxy.black_hole()
+            gone = (
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query = 'SELECT pg_sleep(60)'"
+            )
+            await eventually(lambda: pg.fetchval(gone))
+            async with asyncio.timeout(8 * WATCHED_S):
+                with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                    await asking
+            assert await pool.fetchval("SELECT 7") == 7
+
+    async def test_ends_nothing_of_which_a_pooler_has_told_another_pid(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Connection, "get_server_pid", lambda _: 1)
+        async with watched(database_url) as pool:
+            assert await pool.fetchval(f"SELECT 7 FROM pg_sleep({4 * WATCHED_S})") == 7
 
     async def test_waits_for_a_statement_that_takes_long(self, database_url: str) -> None:
         async with watched(database_url) as pool:

@@ -199,6 +199,26 @@ class TestTwoConnections:
         left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'inventory-gateway one'"
         await eventually(lambda: _is(pg, left, 0))
 
+    async def test_are_closed_though_whoever_closes_them_is_cancelled_before_it_has_begun(
+        self, database_url: str
+    ) -> None:
+        """As a reign is whose frozen link has ended it, in the moment in which its lock is found lost."""
+        links: list[Connection] = []
+        leave = asyncio.Event()
+
+        async def hold() -> None:
+            async with both_connected((database_url, "one"), (database_url, "other")) as both:
+                links.extend(both)
+                await leave.wait()
+
+        holding = asyncio.create_task(hold())
+        await eventually(lambda: bool(links))
+        leave.set()  # its next step leaves the block; the loop cancels it in the same turn, after that step
+        asyncio.get_running_loop().call_soon(holding.cancel)
+        await asyncio.wait([holding])
+        assert holding.cancelled()
+        assert [link.is_closed() for link in links] == [True, True]
+
 
 async def _is(connection: Any, query: str, value: object) -> bool:
     return bool(await connection.fetchval(query) == value)

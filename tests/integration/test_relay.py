@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from listeners.attach import attach, attached, detach
+from listeners.canary import sing
 from listeners.embedded import PostgresServer, ValkeyServer
 from listeners.errors import Refused
 from listeners.generation import renew_nonce
@@ -17,8 +18,8 @@ from listeners.migrations import migrate
 from listeners.postgres import connected
 from listeners.redis_client import connect_redis
 from listeners.relay import Relay, RelaySettings, RelayStatistics
-from listeners.topic_store import MustLoad, TopicStore
-from protocol.envelope import Changed, NewGeneration, decode_envelope
+from listeners.topic_store import Applied, LogItem, MustLoad, TopicStore
+from protocol.envelope import Beat, Changed, NewGeneration, decode_envelope
 from tests.support.databases import with_database
 from tests.support.proxy import proxied
 from tests.support.waiting import eventually
@@ -192,6 +193,50 @@ class TestTheWayOfAChange:
             await eventually(lambda: _holds(topics, "location:L1", expected), timeout_s=20)
             await eventually(lambda: relay.statistics().rows_read == 1000)
             assert relay.statistics().batches > 20
+
+
+class NotingStore(TopicStore):
+    """Notes which items had been applied when the first beat went out."""
+
+    before_the_beat: frozenset[str] = frozenset()
+    beaten = False
+
+    async def apply(
+        self, changes: Mapping[str, Sequence[LogItem]], *, generation: str, term: int, changed_at_ms: int
+    ) -> Applied:
+        applied = await super().apply(changes, generation=generation, term=term, changed_at_ms=changed_at_ms)
+        if not self.beaten:
+            self.before_the_beat |= {item.key for items in changes.values() for item, _ in items}
+        return applied
+
+    async def beat(self, beat: Beat, *, term: int) -> None:
+        self.beaten = True
+        await super().beat(beat, term=term)
+
+
+class TestTheBeat:
+    async def test_of_a_backlog_waits_for_the_pages_behind_its_row(
+        self, database_url: str, shop: Any, topics: Topics
+    ) -> None:
+        """They hold what was committed before it: ids do not follow the order of commits."""
+        async with running(make(database_url, topics)):
+            pass
+        stock = (
+            "INSERT INTO inventory (product_id, location_id, vendor_id, on_hand)"
+            " SELECT product_id, 'L1', 'V', 1 FROM products WHERE product_id LIKE $1"
+        )
+        async with shop.transaction():
+            await shop.execute(
+                "INSERT INTO products (product_id, vendor_id, name)"
+                " SELECT half || n, 'V', 'n' FROM generate_series(1, 40) n, unnest('{C,D}'::text[]) half"
+            )
+            await shop.execute(stock, "C%")
+            await sing(shop)
+            await shop.execute(stock, "D%")
+        store = NotingStore(topics.client, topics.keys)
+        settings = replace(QUICK, page_rows=20)
+        async with running(Relay(dsn=database_url, store=store, settings=settings)):
+            assert {f"stock:D{n}:L1" for n in range(1, 41)} <= store.before_the_beat
 
 
 async def _holds(topics: Topics, name: str, expected: dict[str, int]) -> bool:

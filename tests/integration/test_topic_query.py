@@ -150,7 +150,7 @@ class TestTopics:
         self, shop: Any, pool: Any, query: TopicQuery, topic: str, keys: set[str]
     ) -> None:
         assert (await load(query, pool, topic)).keys() == keys
-        batches = [batch async for batch in query.batches(pool, parse_topic(topic), size=1)]
+        batches = [batch async for batch in query.batches(pool, parse_topic(topic), size=1, small=1)]
         assert bodies([item for batch in batches for item in batch]).keys() == keys
 
     async def test_items_are_those_of_the_log(self, shop: Any, pool: Any, query: TopicQuery) -> None:
@@ -180,7 +180,7 @@ class TestTopics:
         )
         sizes: list[int] = []
         keys: list[str] = []
-        async for batch in query.batches(pool, parse_topic("location:L1"), size=100):
+        async for batch in query.batches(pool, parse_topic("location:L1"), size=100, small=100):
             if not sizes:
                 await shop.execute("DELETE FROM inventory WHERE product_id = 'P250'")
             sizes.append(len(batch))
@@ -191,7 +191,7 @@ class TestTopics:
     async def test_an_abandoned_load_gives_its_connection_back(
         self, shop: Any, pool: Any, query: TopicQuery
     ) -> None:
-        batches = query.batches(pool, parse_topic("vendor:V"), size=1)
+        batches = query.batches(pool, parse_topic("vendor:V"), size=1, small=1)
         await anext(batches)
         assert pool.get_idle_size() < pool.get_size()
         await batches.aclose()  # type: ignore[attr-defined]  # it is a generator

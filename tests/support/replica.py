@@ -19,7 +19,7 @@ from protocol.subscription import Signal, Subscription
 from protocol.topics import Topic
 from tests.support.checker import CheckedCopies
 
-__all__ = ["Client", "FakeFeed", "Opened", "product", "stock"]
+__all__ = ["Client", "FakeFeed", "Opened", "Stored", "product", "stock"]
 
 DIALECT = InventoryV1()
 

@@ -21,6 +21,7 @@ PROTOCOL_MAY_USE = {
     "datetime",
     "enum",
     "itertools",
+    "operator",
     "orjson",
     "pydantic",
     "re",

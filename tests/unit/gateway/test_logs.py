@@ -65,6 +65,14 @@ class TestJson:
             "ok": None,
         }
 
+    def test_who_logs_does_not_fail_because_nobody_reads(self) -> None:
+        class Broken(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        configure_logging("info", "json", stream=Broken())
+        structlog.get_logger("x").info("nobody hears")
+
     def test_the_standard_library_goes_the_same_way(self) -> None:
         stream = configured()
         logging.getLogger("asyncpg").warning("lost %s", "a connection")

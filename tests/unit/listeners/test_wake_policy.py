@@ -1,3 +1,5 @@
+import pytest
+
 from listeners.wakeup import WakePolicy, WakeState, xmax, xmin
 
 OLD, YOUNG = 100, 200  # xids below and above the barrier of the tests
@@ -10,8 +12,8 @@ class Relay:
         self.policy = WakePolicy(poll_s=0.01, notify=notify)
         self.now = 1000.0
 
-    def read(self, *, found: bool = False, oldest: int = OLD) -> WakeState:
-        self.policy.read(self.now, found=found, oldest=oldest)
+    def read(self, *, found: bool = False, oldest: int = OLD, took_s: float = 0.1) -> WakeState:
+        self.policy.read(self.now, found=found, oldest=oldest, took_s=took_s)
         return self.policy.state
 
     def reads(self, count: int, every_s: float, *, found: bool) -> WakeState:
@@ -93,6 +95,22 @@ class TestBusy:
         assert relay.read(oldest=YOUNG) is WakeState.DROWSY, "the barrier of the last time does not count"
         relay.fall_asleep()
 
+    @pytest.mark.parametrize(
+        ("took_s", "interval_s"), [(0.0, 0.0025), (0.001, 0.003), (0.002, 0.006), (0.004, 0.01), (2.0, 0.01)]
+    )
+    def test_after_a_find_it_reads_again_sooner_if_that_takes_a_third_of_the_time_at_most(
+        self, took_s: float, interval_s: float
+    ) -> None:
+        relay = self.busy()
+        relay.read(found=True, took_s=took_s)
+        assert relay.interval_s == pytest.approx(interval_s)
+
+    def test_after_a_read_that_found_nothing_it_waits_all_of_the_time(self) -> None:
+        relay = self.busy()
+        relay.read(found=True, took_s=0.0)
+        relay.read(found=False, took_s=0.0)
+        assert relay.interval_s == 0.01
+
 
 class TestWithoutNotifications:
     def test_it_never_sleeps(self) -> None:
@@ -114,7 +132,7 @@ class TestWithoutNotifications:
 def test_the_slow_poll_is_never_faster_than_the_fast_one() -> None:
     policy = WakePolicy(poll_s=2.0, notify=True)
     policy.told(barrier=0)
-    policy.read(0.0, found=False, oldest=1)
+    policy.read(0.0, found=False, oldest=1, took_s=0.0)
     assert policy.interval_s(0.0) == 2.0
 
 

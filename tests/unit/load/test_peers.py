@@ -1,13 +1,17 @@
 import ast
+import asyncio
 import json
+import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import load.peers
+from load.children import StackFailed
 from load.peers import PEERS
 from load.peers.nchan import modules_directory
-from load.peers.peer import PAYLOAD_KIND, find_program, payload_of
+from load.peers.peer import PAYLOAD_KIND, Poster, find_program, payload_of
 from load.sink_worker import KIND_AT
 
 
@@ -63,3 +67,47 @@ def test_a_peer_that_is_not_installed_does_not_stop_the_registry() -> None:
                 assert optional.isdisjoint(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 assert node.module not in optional
+
+
+class TestPublishingByRequests:
+    """Against a server that notes connections and bodies, and refuses what is bad."""
+
+    @staticmethod
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bodies: list[bytes]) -> None:
+        bodies.append(b"(connected)")
+        while head := await _head(reader):
+            bodies.append(
+                await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head.lower())[0]))
+            )
+            status = b"500 Oops" if bodies[-1] == b"bad" else b"204 No Content"
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def test_keeps_a_connection_and_does_not_trust_one_that_was_idle(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        got: list[bytes] = []
+        server = await asyncio.start_server(lambda *ends: self.serve(*ends, got), "127.0.0.1", 0)
+        async with server:
+            poster = Poster(server.sockets[0].getsockname()[1], "/publish")
+            with closing(poster):
+                await poster.post(b"1")
+                await poster.post(b"2")
+                monkeypatch.setattr("load.peers.peer._KEEP_S", -1.0)
+                await poster.post(b"3")
+        assert got == [b"(connected)", b"1", b"2", b"(connected)", b"3"]
+
+    async def test_an_answer_that_is_no_success_is_an_error(self) -> None:
+        server = await asyncio.start_server(lambda *ends: self.serve(*ends, []), "127.0.0.1", 0)
+        async with server:
+            poster = Poster(server.sockets[0].getsockname()[1], "/publish")
+            with closing(poster), pytest.raises(StackFailed, match="500"):
+                await poster.post(b"bad")
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    """Empty when the client has left."""
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
