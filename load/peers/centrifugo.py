@@ -13,6 +13,8 @@ from load.sink import Visit
 
 __all__ = ["Centrifugo"]
 
+# Behind {"push":{ where the answers to requests have a letter.
+_KIND: Final = '"'
 _SAY: Final = (
     orjson.dumps({"id": 1, "connect": {}}),
     orjson.dumps({"id": 2, "subscribe": {"channel": TOPIC}}),
@@ -43,7 +45,7 @@ class Centrifugo:
                     await poster.post(b'{"channel":"%b","data":%b}' % (TOPIC.encode(), payload))
 
                 visit = Visit("/connection/websocket", None, _SAY)
-                yield Serving(process.pid, port, visit, publish, kind=None)
+                yield Serving(process.pid, port, visit, publish, _KIND)
 
 
 def _configuration(port: int) -> dict[str, Any]:

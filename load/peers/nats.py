@@ -14,6 +14,8 @@ from load.sink import Visit
 __all__ = ["Nats"]
 
 _CONNECT: Final = b'CONNECT {"verbose":false,"pedantic":false}\r\n'
+# Behind "MSG stock"; its pings are frames as well and have none.
+_KIND: Final = " "
 _ANSWER_S: Final = 10.0
 # It expects an answer to its pings, which come in its own protocol: none come during a run.
 _CONFIGURATION: Final = Template("""
@@ -55,6 +57,6 @@ class Nats:
                         await writer.drain()
 
                 say = (_CONNECT, f"SUB {TOPIC} 1\r\n".encode())
-                yield Serving(process.pid, websocket_port, Visit("/", None, say), publish, kind=None)
+                yield Serving(process.pid, websocket_port, Visit("/", None, say), publish, _KIND)
             finally:
                 writer.close()

@@ -87,7 +87,9 @@ class TestPublishingByRequests:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         got: list[bytes] = []
-        server = await asyncio.start_server(lambda *ends: self.serve(*ends, got), "127.0.0.1", 0)
+        server = await asyncio.start_server(
+            lambda reader, writer: self.serve(reader, writer, got), "127.0.0.1", 0
+        )
         async with server:
             poster = Poster(server.sockets[0].getsockname()[1], "/publish")
             with closing(poster):
@@ -98,7 +100,9 @@ class TestPublishingByRequests:
         assert got == [b"(connected)", b"1", b"2", b"(connected)", b"3"]
 
     async def test_an_answer_that_is_no_success_is_an_error(self) -> None:
-        server = await asyncio.start_server(lambda *ends: self.serve(*ends, []), "127.0.0.1", 0)
+        server = await asyncio.start_server(
+            lambda reader, writer: self.serve(reader, writer, []), "127.0.0.1", 0
+        )
         async with server:
             poster = Poster(server.sockets[0].getsockname()[1], "/publish")
             with closing(poster), pytest.raises(StackFailed, match="500"):
