@@ -6,6 +6,10 @@ from protocol.errors import ErrorCode, ProtocolError
 __all__ = ["MemoryCredentials"]
 
 
+def _order(place: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in place.split("-"))
+
+
 class MemoryCredentials:
     """As listeners.credential_store.CredentialStore; `away`: every question fails."""
 
@@ -36,8 +40,7 @@ class MemoryCredentials:
 
     async def revocations(self, after: str | None) -> list[RevocationRecord]:
         self._answer()
-        places = [record.place for record in self.records]
-        return self.records[places.index(after) + 1 :] if after in places else list(self.records)
+        return [record for record in self.records if after is None or _order(record.place) > _order(after)]
 
     def _answer(self) -> None:
         self.asked += 1

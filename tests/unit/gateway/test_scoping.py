@@ -123,6 +123,32 @@ class TestSubscribers:
         limited.leave(TOPIC)
         assert topic.scoping is None
 
+    async def test_what_changes_while_the_topic_is_read_for_them(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica.rows(stock("A", 1), stock("B", 2))
+        await follow(replica, None)
+        held, read, real = asyncio.Event(), asyncio.Event(), replica.feed.read
+
+        async def slow(topic: str) -> object:
+            stored = await real(topic)
+            read.set()
+            await held.wait()
+            return stored
+
+        monkeypatch.setattr(replica.feed, "read", slow)
+        client = replica.client()
+        client.subscribe(TOPIC, scope=V)
+        await asyncio.wait_for(read.wait(), 5)
+        replica.feed.change(TOPIC, stock("A", 5, vendor_id="W"))
+        held.set()
+        await eventually(lambda: client.is_complete(TOPIC))
+        assert client.holds(TOPIC) == {"stock:B:L1": 2}
+        replica.feed.change(TOPIC, stock("A", 6, vendor_id="W"))
+        replica.feed.change(TOPIC, stock("B", 7))
+        await eventually(lambda: client.holds(TOPIC) == {"stock:B:L1": 7})
+        assert "A" not in str([item for message in client.of("delta") for item in message["items"]])
+
     async def test_a_large_topic_is_streamed_in_part(self, replica: Replica) -> None:
         owner = ["V", "W", "X"]
         replica.rows(*(stock(f"P{n}", n + 1, vendor_id=owner[n % 3]) for n in range(3000)))
