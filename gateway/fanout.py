@@ -151,7 +151,7 @@ class Fanout:
             if outgoing.congested:
                 conflated += delivery.conflate(items, self.sent_seq)
             else:
-                outgoing.transport.write(frame)
+                outgoing.write(frame)
                 written += 1
         for delivery in self.joining:
             conflated += delivery.conflate(items, self.sent_seq)

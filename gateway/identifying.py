@@ -10,6 +10,7 @@ import structlog
 from gateway.handshake import Handshake
 from gateway.outgoing import Outgoing
 from gateway.realtime import Realtime
+from gateway.sockets import direct_fd
 from gateway.turns import Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
 from protocol.principal import Principal
@@ -77,7 +78,9 @@ class Identifying(asyncio.Protocol):
             return  # gone meanwhile
         realtime = self._realtime
         principal = None if isinstance(identity, ProtocolError) else identity
-        self._outgoing = Outgoing(self.transport, handshake.dialect, realtime.metrics, owner=self)
+        self._outgoing = Outgoing(
+            self.transport, handshake.dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
+        )
         session = self._session = realtime.make_session(handshake.dialect, principal)
         self._outgoing.send(
             "welcome",

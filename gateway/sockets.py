@@ -10,7 +10,7 @@ from typing import Final
 from gateway.errors import CommandFailed
 from gateway.setting_types import Address
 
-__all__ = ["bind_socket", "bound_address", "unsent_bytes"]
+__all__ = ["bind_socket", "bound_address", "direct_fd", "unsent_bytes"]
 
 # More unsent bytes than this stay with us, where a newer value can still take the place of an older one.
 NOTSENT_LOWAT: Final = 16 * 1024
@@ -57,6 +57,14 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
             fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
             unsent += queued[0]
     return unsent
+
+
+def direct_fd(transport: asyncio.BaseTransport) -> int:
+    """The descriptor of the transport's socket; -1 where bytes must not pass it by (TLS) or there is none."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("sslcontext") is not None:
+        return -1
+    return int(sock.fileno())
 
 
 def _set_options(bound: socket.socket, user_timeout_ms: int) -> None:

@@ -1,4 +1,6 @@
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from listeners.attach import attached
@@ -25,7 +27,24 @@ class AttachedRows:
         """Implements listeners.loader.TopicRows."""
         async with pool.acquire() as connection:
             sources = await attached(connection)
-        if sources != self._sources:
-            self._sources, self._query = sources, TopicQuery(sources)
-        async for batch in self._query.batches(pool, topic, size=size):
-            yield batch
+            if sources != self._sources:
+                self._sources, self._query = sources, TopicQuery(sources)
+            async for batch in self._query.batches(_Lent(connection), topic, size=size):
+                yield batch
+
+
+class _Lent:
+    """One connection as a pool: handing one out costs more statements than most topics take."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        async with self._turn:
+            yield self._connection
+
+    async def fetch(self, query: str, *arguments: Any) -> Any:
+        async with self.acquire() as connection:
+            return await connection.fetch(query, *arguments)

@@ -111,7 +111,7 @@ class ChangeLog:
             ):
                 asking.append(record)
         if not asking:
-            return [LogRow._make(record[1:_LOGGED]) for record in records]
+            return [LogRow._make((*record[1:_LOGGED], *_NO_ANSWER)) for record in records]
         columns = zip(
             *((r["id"], r["kind"], r["op"], r["item"], r["gone"] and "") for r in asking), strict=True
         )

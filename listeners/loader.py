@@ -89,11 +89,15 @@ class TopicLoader:
 
         Raises TopicTooLarge, Refused, and Unavailable: no relay, no server, or too much to do.
         """
+        return await self._fly(topic, missing=False)
+
+    async def _fly(self, topic: Topic, *, missing: bool) -> Opened:
+        """`missing`: the store has just said that nobody has loaded it."""
         name = str(topic)
         flight = self._flights.get(name)
         if flight is None:
             # A task, so that the first who asks may leave without the others losing the load.
-            task = asyncio.create_task(self._open(topic), name=f"load {name}")
+            task = asyncio.create_task(self._open(topic, missing=missing), name=f"load {name}")
             flight = self._flights[name] = _Flight(task)
             task.add_done_callback(lambda _: self._forget(name, flight))
         flight.waiters += 1
@@ -111,7 +115,7 @@ class TopicLoader:
         found, stored = await self._store.enter(str(topic))
         if isinstance(found, Opened):
             return found, stored
-        return await self.ensure(topic), None
+        return await self._fly(topic, missing=found is None), None
 
     def _forget(self, name: str, flight: _Flight) -> None:
         if self._flights.get(name) is flight:
@@ -128,19 +132,22 @@ class TopicLoader:
             waiting=self._waiting,
         )
 
-    async def _open(self, topic: Topic) -> Opened:
+    async def _open(self, topic: Topic, *, missing: bool) -> Opened:
         name = str(topic)
         deadline = self._clock() + self._wait_timeout_s
         backoff = Backoff(0.05, 1.0, random=self._random)
         while True:
-            found: Opened | Loading | MustLoad | None = await self._store.peek(name)
+            found: Opened | Loading | MustLoad | None = None
+            if not missing:
+                found = await self._store.peek(name)
             if found is None:
+                missing = False
                 async with self._turn(deadline):
                     # Only now is the lease taken: it must not run out while the loader waits for its turn.
                     found = await self._store.open(name)
                     if isinstance(found, MustLoad):
                         try:
-                            await self._load(topic, found.epoch)
+                            return await self._load(topic, found.epoch)
                         except LoadLost:
                             self._lost += 1
                             found = Loading(round(backoff.next() * 1000))
@@ -171,14 +178,14 @@ class TopicLoader:
             self._running -= 1
             self._turns.release()
 
-    async def _load(self, topic: Topic, epoch: str) -> None:
-        """Raises LoadLost; after any other error the topic is as if nobody had begun."""
+    async def _load(self, topic: Topic, epoch: str) -> Opened:
+        """The topic as it was read. Raises LoadLost; after any other error it is as if nobody had begun."""
         name = str(topic)
         begun = self._clock()
         try:
             async with asyncio.timeout(self._load_timeout_s), self._leased(name, epoch):
                 rows = await self._fill(topic, epoch)
-            await self._store.ready(name, epoch)
+            position = await self._store.ready(name, epoch)
         except LoadLost:
             raise
         except Unavailable:
@@ -196,6 +203,7 @@ class TopicLoader:
         self._rows += rows
         self._seconds += seconds
         log.debug("topic loaded", topic=name, rows=rows, seconds=round(seconds, 4))
+        return Opened(*position, rows)
 
     @asynccontextmanager
     async def _leased(self, name: str, epoch: str) -> AsyncIterator[None]:

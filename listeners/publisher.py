@@ -39,6 +39,7 @@ class Publisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mandate = mandate
+        self._generation = mandate.generation  # a digest
         self._store = store
         self._statistics = statistics
         self._ask_above = ask_above
@@ -75,7 +76,7 @@ class Publisher:
             return
         applied = await self._store.apply(
             changes,
-            generation=self._mandate.generation,
+            generation=self._generation,
             term=self._mandate.term,
             changed_at_ms=folded.changed_at_ms or 0,
         )
@@ -108,7 +109,7 @@ class Publisher:
         names = await self._store.loaded({topic for topic in topics if is_key(topic.partition(":")[2])})
         if names:
             mandate = self._mandate
-            await self._store.void(names, generation=mandate.generation, term=mandate.term)
+            await self._store.void(names, generation=self._generation, term=mandate.term)
             self._statistics.voided += len(names)
 
     async def beat(self, mark: CanaryMark) -> None:
@@ -119,6 +120,6 @@ class Publisher:
         """
         if await self._store.server_identity() != self._mandate.identity.redis:
             raise RedisChanged("Redis has restarted or failed over")
-        beat = Beat(self._mandate.generation, mark.as_of_ms, mark.number)
+        beat = Beat(self._generation, mark.as_of_ms, mark.number)
         await self._store.beat(beat, term=self._mandate.term)
         self._statistics.beat, self._statistics.beat_as_of_ms = mark.number, mark.as_of_ms

@@ -90,8 +90,7 @@ def decode_envelope(data: bytes) -> Envelope:
     try:
         match head.decode("ascii").split(" "):
             case ["D", topic, epoch, seq, changed_at]:
-                items = tuple(_decode_item(line) for line in lines)
-                return Changed(topic, epoch, int(seq), int(changed_at), items)
+                return Changed(topic, epoch, int(seq), int(changed_at), tuple(_decode_items(lines)))
             case ["R", topic, epoch, seq]:
                 return Ready(topic, epoch, int(seq))
             case ["V", topic]:
@@ -105,6 +104,9 @@ def decode_envelope(data: bytes) -> Envelope:
     raise MalformedEnvelope(f"unknown form {head[:80]!r}")
 
 
-def _decode_item(line: bytes) -> Item:
-    key, version, mark, body = line.split(b" ", 3)
-    return Item(key.decode("ascii"), int(version), mark == b"T", body)
+def _decode_items(lines: list[bytes]) -> list[Item]:
+    """In one comprehension: this is done for every item by every replica that follows the topic."""
+    return [
+        Item(key.decode("ascii"), int(version), mark == b"T", body)
+        for key, version, mark, body in [line.split(b" ", 3) for line in lines]
+    ]

@@ -275,6 +275,15 @@ class TestReading:
         look_up = next(args for args in asked if len(args) == 5)
         assert len(look_up[0]) == 3, "one for each location, and the row that came into a topic"
 
+    async def test_a_page_may_have_nothing_to_look_up(
+        self, pg: Any, reader: Connection, log: ChangeLog
+    ) -> None:
+        since = await snapshot_of(pg)
+        await pg.execute("INSERT INTO locations (location_id, vendor_id, name) VALUES ('L1', 'V', 'Shop')")
+        rows = (await log.read(reader, since)).rows
+        assert [row.kind for row in rows] == ["location"]
+        assert [page.rows async for page in log.pages(reader, since)] == [rows]
+
     async def test_pages_that_are_not_all_read_are_in_nobodys_way(
         self, pg: Any, reader: Connection, log: ChangeLog
     ) -> None:

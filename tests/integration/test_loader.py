@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from listeners.attach import attached
 from listeners.embedded import ValkeyServer
-from listeners.errors import ListenersError, NoRelay, TopicTooLarge, Unavailable
+from listeners.errors import ListenersError, LoadLost, NoRelay, TopicTooLarge, Unavailable
 from listeners.keys import Keys
 from listeners.loader import TopicLoader
 from listeners.redis_client import connect_redis
@@ -52,11 +52,15 @@ class Rows:
 
 
 class CountingStore(TopicStore):
-    merged = 0
+    merged = lost = 0
 
     async def merge(self, topic: str, epoch: str, items: Sequence[Item]) -> None:
         self.merged += 1
-        await super().merge(topic, epoch, items)
+        try:
+            await super().merge(topic, epoch, items)
+        except LoadLost:
+            self.lost += 1
+            raise
 
 
 @pytest.fixture
@@ -281,8 +285,7 @@ class TestOthersWhoLoad:
             loading = tasks.create_task(loader.ensure(TOPIC))
             await eventually(lambda: rows.reads)
             await store.void([NAME], generation=GENERATION, term=TERM)
-            merged = store.merged
-            await eventually(lambda: store.merged > merged)
+            await eventually(lambda: store.lost)
             rows.gate.set()
         assert loading.result().items == 0
         assert loader.statistics().lost == 1

@@ -249,6 +249,9 @@ class Client(CheckedCopies):
             if self.room <= 0:
                 self.outgoing.pause()
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         subscription.signal(Signal.REFUSED)
         self.deliveries.pop(subscription.topic)
