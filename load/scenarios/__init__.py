@@ -11,6 +11,8 @@ from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
 from load.scenarios.ingest import INGEST
 from load.scenarios.latency_topics import LATENCY_TOPICS
+from load.scenarios.many_topics import MANY_TOPICS
+from load.scenarios.mix import MIX
 from load.scenarios.peers import PEERS_SCENARIO
 from load.scenarios.reconnect_storm import RECONNECT_STORM
 from load.scenarios.shop_side import SHOP_SIDE
@@ -23,11 +25,13 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     PEERS_SCENARIO,
     FANOUT,
     CONNECTIONS,
+    MANY_TOPICS,
     LATENCY_TOPICS,
     HOT_LOCATION,
     INGEST,
     SNAPSHOTS,
     RECONNECT_STORM,
     CHURN,
+    MIX,
     SHOP_SIDE,
 )

@@ -126,7 +126,7 @@ class TestTheLoader:
         async with work.watched():
             read = [item async for page in store.pages(NAME, position.epoch) for item in page]
         assert len(read) >= 2 * PRODUCTS
-        assert 0 < work.longest <= STEP
+        assert 0 < work.longest <= STEP / 2
 
 
 class TestTheReplica:
@@ -216,11 +216,15 @@ class TestTheReplica:
 
 def test_what_is_kept_of_large_topics_is_no_work_for_the_garbage_collector() -> None:
     """A full collection looks at everything that may be part of a cycle, and stops the loop meanwhile."""
-    view = PublicView(TOPIC, 5)
-    view.load(items())
-    packed = http_source._Packed()
-    packed.update(items())
-    stamps = {item.key: comparison.stamp(item) for item in items()}
-    for kept in (view._products, view._stock, view._shown, packed._rows, stamps):
-        assert len(kept) >= PRODUCTS
-        assert not gc.is_tracked(kept)
+    gc.disable()  # it forgives what it has looked at
+    try:
+        view = PublicView(TOPIC, 5)
+        view.load(items())
+        packed = http_source._Packed()
+        packed.update(items())
+        stamps = {item.key: comparison.stamp(item) for item in items()}
+        for kept in (view._products, view._stock, view._shown, packed._rows, stamps):
+            assert len(kept) >= PRODUCTS
+            assert not gc.is_tracked(kept)
+    finally:
+        gc.enable()

@@ -11,7 +11,12 @@ import pytest
 from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
 from load.scenarios.fanout import measure_fanout
+from load.scenarios.hot_location import measure_hot_location
 from load.scenarios.idle_latency import measure_latency
+from load.scenarios.ingest import measure_bulk_ingest, measure_single_ingest
+from load.scenarios.latency_topics import measure_topics_latency
+from load.scenarios.many_topics import measure_many_topics
+from load.scenarios.mix import measure_mix
 from load.scenarios.shop_side import measure_shop_side
 from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
@@ -20,7 +25,8 @@ from tests.support.ports import free_port
 ROWS = """
 INSERT INTO vendors (vendor_id, name) VALUES ('V', 'Vendor');
 INSERT INTO locations (location_id, vendor_id, name) VALUES ('L', 'V', 'Store');
-INSERT INTO products (product_id, vendor_id, name) SELECT 'P' || n, 'V', 'P' FROM generate_series(1, 1200) n;
+INSERT INTO products (product_id, vendor_id, name) SELECT 'P' || lpad(n::text, 6, '0'), 'V', 'P'
+    FROM generate_series(1, 1200) n;
 INSERT INTO inventory (product_id, location_id, vendor_id) SELECT product_id, 'L', 'V' FROM products;
 """
 
@@ -66,8 +72,30 @@ async def test_many_connections_are_measured(servers: Servers, gateway: Gateway)
     assert all(0 < seconds < 60 for seconds in report.arrivals_s)
 
 
+async def test_many_topics_are_measured_and_the_copies_compared(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_many_topics(servers, gateway, clients=120, rate_per_s=200, seconds=1)
+    assert report.frames > 0
+    assert report.latency.p50 > 0
+    assert report.differing == 0
+
+
+async def test_a_mix_is_measured_and_the_copies_compared(servers: Servers, gateway: Gateway) -> None:
+    result = await measure_mix(servers, gateway, browsers=20, terminals=3, deaf=2, rate_per_s=50, seconds=2.5)
+    assert result.visits > 0
+    assert result.frames_per_s > 0
+    assert (result.lost, result.differing) == (0, 0)
+
+
 async def test_clients_watch_a_running_gateway(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ("-m", "load.clients", gateway.gateway_url, "--topic", "location:L", "--topic", "product:P1")
+    command = (
+        "-m",
+        "load.clients",
+        gateway.gateway_url,
+        "--topic",
+        "location:L",
+        "--topic",
+        "product:P000001",
+    )
     options = ("--clients", "20", "--seconds", "0.2")
     process = await asyncio.create_subprocess_exec(sys.executable, *command, *options)
     assert await asyncio.wait_for(process.wait(), 30) == 0
@@ -82,7 +110,7 @@ async def test_clients_say_when_there_is_no_gateway(capfd: pytest.CaptureFixture
         "load.clients",
         f"http://127.0.0.1:{free_port()}",
         "--topic",
-        "product:P1",
+        "product:P000001",
         "--clients",
         "2",
     )
@@ -90,6 +118,27 @@ async def test_clients_say_when_there_is_no_gateway(capfd: pytest.CaptureFixture
     assert await asyncio.wait_for(process.wait(), 30) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("clients: ")
+
+
+async def test_ingest_is_measured_and_nothing_is_lost(servers: Servers, gateway: Gateway) -> None:
+    bulk = await measure_bulk_ingest(servers, gateway, rows_per_s=4000, seconds=1)
+    single = await measure_single_ingest(servers, gateway, rows_per_s=200, seconds=1)
+    for report in (bulk, single):
+        assert report.rows > 0
+        assert report.wrong_rows == 0
+        assert report.deltas >= report.subscribers
+
+
+async def test_a_latency_over_many_topics_is_measured(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_topics_latency(servers, [gateway], topics=20, rate_per_s=100, seconds=0.5)
+    assert report.changes > 10
+    assert (report.missing, report.wrong_rows) == (0, 0)
+
+
+async def test_a_hot_location_is_measured(servers: Servers, gateway: Gateway) -> None:
+    report = await measure_hot_location(servers, gateway, clients=20, rate_per_s=100, seconds=1)
+    assert report.wrong_rows == 0
+    assert 0 < report.frames_per_s <= 25
 
 
 async def test_the_shops_side_is_measured(servers: Servers) -> None:
