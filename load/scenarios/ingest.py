@@ -31,6 +31,8 @@ WRITERS: Final = 4
 PGBENCH_CLIENTS: Final = 8
 BULK_ROWS_PER_S: Final = 20_000.0
 SINGLE_ROWS_PER_S: Final = 4_000.0
+# Asked for beyond the budget: a mean rate that is met exactly falls below it half of the time.
+MARGIN: Final = 1.05
 # That the lag is bounded shows in that it stays below this all the time.
 LAG_S: Final = 2.0
 # After the last commit: what has not come by then is lost.
@@ -277,9 +279,12 @@ async def _product_numbers(servers: Servers, location: str) -> tuple[int, int, i
 
 
 async def _run(bench: Bench) -> Report:
-    """Relay and replica in processes of their own, as in production; commits wait for the disk."""
+    """Relay and replica in processes of their own, as in production. Single rows with and without waiting
+    for the disk at each COMMIT: the disk of a small machine may do fewer of them by itself."""
     bulk, single, seconds = (
-        (10_000.0, 1_000.0, 3.0) if bench.quick else (BULK_ROWS_PER_S, SINGLE_ROWS_PER_S, 10.0)
+        (10_000.0, 1_000.0, 3.0)
+        if bench.quick
+        else (BULK_ROWS_PER_S * MARGIN, SINGLE_ROWS_PER_S * MARGIN, 10.0)
     )
     servers = bench.servers
     async with (
@@ -287,9 +292,16 @@ async def _run(bench: Bench) -> Report:
         serve_process(servers, "replica", relay="off") as gateway,
     ):
         reports, cores = [], []
-        for measure, rate in ((measure_bulk_ingest, bulk), (measure_single_ingest, single)):
+        for measure, rate, commit in (
+            (measure_bulk_ingest, bulk, "on"),
+            (measure_single_ingest, single, "on"),
+            (measure_single_ingest, single, "off"),
+        ):
             usage = Usage(relay), Usage(gateway.pid)
-            reports.append(await measure(servers, gateway, rows_per_s=rate, seconds=seconds))
+            report = await measure(
+                servers, gateway, rows_per_s=rate, seconds=seconds, synchronous_commit=commit
+            )
+            reports.append(report)
             cores.append(tuple(each.so_far().cpu_s / reports[-1].seconds for each in usage))
     return Report(
         tables=[_table(reports, cores)],
@@ -301,7 +313,7 @@ async def _run(bench: Bench) -> Report:
 def _table(reports: Sequence[IngestReport], cores: Sequence[tuple[float, ...]]) -> Table:
     rows: list[list[object]] = [
         [
-            report.what,
+            f"{report.what}, synchronous_commit {report.synchronous_commit}",
             f"{report.rate_per_s:,.0f}",
             f"{report.rows_per_s:,.0f}",
             *times_ms(report.lag_ms),
@@ -331,10 +343,11 @@ def _table(reports: Sequence[IngestReport], cores: Sequence[tuple[float, ...]]) 
 
 def _verdict(report: IngestReport) -> Verdict:
     return Verdict(
-        f"ingest, {report.what}: {report.rate_per_s:,.0f} rows/s, no loss, lag below {LAG_S:g} s",
+        f"ingest, {report.what}, synchronous_commit {report.synchronous_commit}: "
+        f"{report.rate_per_s / MARGIN:,.0f} rows/s, no loss, lag below {LAG_S:g} s",
         f"{report.rows_per_s:,.0f} rows/s, {report.wrong_rows} wrong rows,"
         f" lag {report.lag_ms.max / _MS:.1f} s",
-        report.rows_per_s >= report.rate_per_s * 0.95
+        report.rows_per_s >= report.rate_per_s / MARGIN
         and not report.wrong_rows
         and report.lag_ms.max <= LAG_S * _MS,
     )

@@ -221,10 +221,13 @@ class _Pinger:
             self.client.send({"type": "ping", "id": str(number)})
             await asyncio.sleep(max(0.0, due + PING_S - time.monotonic()))
 
+    def forget(self) -> None:
+        """What has been measured so far."""
+        self._delays.clear()
+
     def take(self) -> Summary:
-        """Since the last time."""
-        delays, self._delays = self._delays, []
-        return summarize(delay * _MS for delay in delays)
+        """Since it was last told to forget."""
+        return summarize(delay * _MS for delay in self._delays)
 
 
 async def measure_large_snapshot(servers: Servers, gateway: Gateway, *, items: int) -> LargeReport:
@@ -233,7 +236,7 @@ async def measure_large_snapshot(servers: Servers, gateway: Gateway, *, items: i
     transfers = []
     async with _pinger(gateway) as pinger:
         await asyncio.sleep(SETTLE_S)
-        pinger.take()
+        pinger.forget()
         await asyncio.sleep(SETTLE_S)
         idle = pinger.take()
         differing = 0
@@ -247,7 +250,7 @@ async def measure_large_snapshot(servers: Servers, gateway: Gateway, *, items: i
         async with AsyncExitStack() as stack:
             for what, view in plan:
                 receiver, client = await stack.enter_async_context(_receiver(gateway))
-                pinger.take()
+                pinger.forget()
                 transfers.append(await _transfer(receiver, client, topic, view, what, pinger))
                 if view is None:
                     differing += await differing_copies(servers.database_url, [receiver.copies()])
