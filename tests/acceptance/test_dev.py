@@ -152,8 +152,12 @@ class TestWhileItRuns:
     async def test_its_token_may_do_everything(self, dev: Dev) -> None:
         headers = {"Authorization": f"Bearer {dev.told['token']}"}
         async with httpx.AsyncClient(headers=headers) as http:
-            answer = await http.get(dev.told["gateway_url"] + "/v1/vendors/V001/stock?limit=1")
-            assert (answer.status_code, answer.json()["view"]) == (200, "exact")
+            answer = await http.get(dev.told["gateway_url"] + "/v1/vendors/V1/stock?limit=1")
+            assert (answer.status_code, answer.json()["view"], len(answer.json()["items"])) == (
+                200,
+                "exact",
+                1,
+            )
         url = dev.told["gateway_url"].replace("http", "ws") + "/realtime"
         async with websockets.connect(url, additional_headers=headers, proxy=None) as client:
             assert json.loads(await client.recv())["principal"] == "dev"
