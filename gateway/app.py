@@ -9,6 +9,11 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.auth.authority import Authority
+from gateway.auth.building import anonymous, make_authority
+from gateway.auth.entrance import Entrance
+from gateway.auth.revocations import Revocations
+from gateway.auth.tickets import TicketOffice
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
@@ -27,6 +32,7 @@ from gateway.sockets import bound_address
 from gateway.standing import Standing
 from gateway.startup import Startup
 from listeners.attached_rows import AttachedRows
+from listeners.credential_store import CredentialStore
 from listeners.errors import ListenersError
 from listeners.feed import TopicFeed
 from listeners.keys import Keys
@@ -41,7 +47,6 @@ from listeners.relay import Relay, RelaySettings
 from listeners.topic_store import TopicStore
 from listeners.verifier import Verifier
 from protocol.dialects.inventory_v1 import InventoryV1
-from protocol.principal import Principal
 
 __all__ = ["make_relay", "make_verifier", "open_store", "serve"]
 
@@ -107,6 +112,16 @@ async def open_store(settings: Settings) -> AsyncIterator[TopicStore]:
         await client.aclose()
 
 
+@asynccontextmanager
+async def _open_credentials(settings: Settings) -> AsyncIterator[CredentialStore]:
+    """As open_store: a crowd that comes with tickets does not wait for connections behind snapshots."""
+    client = connect_redis(settings.require_redis_url(), timeout_s=settings.probe_timeout_ms / 1000)
+    try:
+        yield CredentialStore(client, Keys(settings.redis_prefix))
+    finally:
+        await client.aclose()
+
+
 def make_relay(settings: Settings, store: TopicStore) -> Relay:
     """A candidate for the relay; run() stands for election."""
     return Relay(
@@ -146,7 +161,7 @@ async def _replica(
         settings.require_database_url(), purpose="loader", max_size=2 * LOADS, timeout_s=timeout_s
     )
     try:
-        async with open_store(settings) as store:
+        async with open_store(settings) as store, _open_credentials(settings) as credentials:
             bus = RedisBus(
                 url, Keys(settings.redis_prefix), cluster=is_cluster_url(url), probe_timeout_s=timeout_s
             )
@@ -155,12 +170,21 @@ async def _replica(
                 store, AttachedRows(), rows_pool, concurrency=LOADS, max_topic_items=settings.max_topic_items
             )
             feed = TopicFeed(bus, store, loader)
-            realtime = _make_realtime(settings, metrics, feed)
+            revocations = Revocations(credentials)
+            authority, key_set = make_authority(settings, is_revoked=revocations.is_revoked)
+            tickets = (
+                None if authority is None else TicketOffice(credentials, is_revoked=revocations.is_revoked)
+            )
+            realtime = _make_realtime(settings, metrics, feed, authority, tickets)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
             )
             metrics.watch(realtime.statistics)
+            metrics.watch(realtime.entrance.statistics)
+            if authority is not None:
+                metrics.watch(authority.statistics)
+                metrics.watch(revocations.statistics)
             metrics.watch(standing.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
             metrics.watch(lambda: loader_readings(loader.statistics()))
@@ -172,6 +196,10 @@ async def _replica(
                 watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
                 watch_round_trip(feed.probe_store, metrics.redis_round_trip),
             ]
+            if key_set is not None:
+                services.append(key_set.run())
+            if authority is not None:
+                services.append(revocations.run(lambda: realtime.entrance.revoked(revocations.is_revoked)))
             if settings.relay == "auto":
                 relay = make_relay(settings, store)
                 metrics.watch(lambda: relay_readings(relay.statistics()))
@@ -182,7 +210,9 @@ async def _replica(
                     services.append(verifier.run())
             app = make_client_app(
                 TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
-                principal=_anonymous(settings),
+                principal=anonymous(settings),
+                authority=authority,
+                tickets=tickets,
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,
                 page=page is not None,
@@ -243,7 +273,13 @@ async def _run(service: Awaitable[None]) -> None:
     await service
 
 
-def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed) -> Realtime:
+def _make_realtime(
+    settings: Settings,
+    metrics: GatewayMetrics,
+    feed: TopicFeed,
+    authority: Authority | None,
+    tickets: TicketOffice | None,
+) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
         canary_s=settings.canary_ms / 1000,
@@ -254,7 +290,13 @@ def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed)
         make_hub=lambda told: Hub(feed, metrics, hub_settings, told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
-        principal=_anonymous(settings),
+        entrance=Entrance(
+            anonymous=anonymous(settings),
+            authority=authority,
+            tickets=tickets,
+            max_unauthenticated=settings.max_unauthenticated,
+            leeway_s=settings.jwt_leeway_s,
+        ),
         limits=ClientLimits(
             max_topics=settings.max_topics,
             max_message_bytes=settings.max_message_bytes,
@@ -271,10 +313,3 @@ def _make_realtime(settings: Settings, metrics: GatewayMetrics, feed: TopicFeed)
         slow_client_s=settings.slow_client_s,
         auth_timeout_s=settings.auth_timeout_s,
     )
-
-
-def _anonymous(settings: Settings) -> Principal | None:
-    """Who a client without credentials is; None: credentials are needed."""
-    if settings.anonymous == "off":
-        return None
-    return Principal("anonymous", may_exact=settings.anonymous == "exact", may_public=True)

@@ -28,7 +28,8 @@ COMMANDS: Final = {
     "resync": "make every client, or those of one topic, start over from Postgres",
     "seed": "fill the reference schema with a sample shop",
     "simulate": "make sales, restocks and price changes happen",
-    "token": "mint a token (not in this version)",
+    "token": "mint a token with the shared secret, for development",
+    "revoke": "make tokens worthless before they end",
     "tail": "subscribe and print what arrives",
     "doctor": "check settings, servers, rights and limits, and say what to do",
 }

@@ -9,17 +9,20 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.auth.algorithms import ASYMMETRIC, MIN_SECRET_BYTES
 from gateway.errors import SettingsError
 from gateway.redact import redact
 from gateway.setting_types import (
     Address,
-    HttpUrl,
+    Algorithms,
+    HttpsUrl,
     ListenAddress,
     LogLevel,
     Origins,
     PostgresUrl,
     RedisUrl,
     Seconds,
+    Secret,
     limit,
     number,
     setting,
@@ -32,6 +35,17 @@ __all__ = ["Address", "Settings", "load_settings", "settings_table"]
 
 PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
+
+
+def _claim(default: str, what: str) -> Any:
+    """Of a provider that calls it otherwise, or keeps it inside another claim."""
+    return setting(
+        default,
+        f"{what}: the claim of a token that says it, or the way to it, as /realm/roles.",
+        "the name of a claim, or a path that begins with /",
+        min_length=1,
+        max_length=256,
+    )
 
 
 class Settings(BaseSettings):
@@ -144,13 +158,40 @@ class Settings(BaseSettings):
         "Web origins that may connect, separated by commas; * for every one. Empty: the gateway's own only.",
         "origins like https://shop.example, separated by commas, or *",
     )
-    jwt_secret: str | None = text("Key of tokens signed with HS256.", secret=True)
-    jwks_url: HttpUrl | None = url(
-        "Where the public keys of tokens are.", "https://id.example/jwks", secret=False
+    jwt_secret: Secret | None = setting(
+        None,
+        "Key of tokens signed with HS256, for development: whoever can check such a token can make one.",
+        f"a random text of at least {MIN_SECRET_BYTES} bytes",
+        secret=True,
+    )
+    jwks_url: HttpsUrl | None = url(
+        "Where an identity provider publishes the keys of its tokens.",
+        "https://id.example/jwks",
+        secret=False,
+    )
+    jwks_refresh_s: Seconds = number(
+        300,
+        "How often the keys are read again; an unknown one is looked for at once. 0 is not allowed.",
+        "s",
+        30,
+        86_400,
+    )
+    jwt_algorithms: Algorithms = setting(
+        ASYMMETRIC,
+        "What published keys may be used with, each by its kind. HS256 is for GATEWAY_JWT_SECRET alone.",
+        f"some of {', '.join(ASYMMETRIC)}, separated by commas",
+    )
+    jwt_type: str | None = text(
+        "The `typ` every token must carry, at+jwt for access tokens (RFC 9068). Empty: not checked."
     )
     jwt_issuer: str | None = text("The `iss` every token must carry. Empty: not checked.")
     jwt_audience: str | None = text("The `aud` every token must carry. Empty: not checked.")
-    jwt_leeway_s: Seconds = number(5, "Tolerance for the clocks of token issuers. 0: none.", "s", 0, 300)
+    jwt_leeway_s: Seconds = number(5, "Tolerance for the clocks of token issuers. 0: none.", "s", 0, 60)
+    claim_subject: str = _claim("sub", "Who it is")
+    claim_vendor: str = _claim("vendor_id", 'The vendor, or "*"')
+    claim_locations: str = _claim("locations", 'The locations, or "*"')
+    claim_permissions: str = _claim("permissions", "The permissions, a list or one text with spaces")
+    token: str | None = text("What `tail` presents to a gateway that needs credentials.", secret=True)
     service_keys: str | None = text("Keys of internal services, separated by commas.", secret=True)
     auth_timeout_s: Seconds = number(
         5,
@@ -170,6 +211,11 @@ class Settings(BaseSettings):
         10_000_000,
     )
     max_connections: int = limit(0, "Client connections of one process.", "connections")
+    max_unauthenticated: int = limit(
+        1000,
+        "Connections of one process that need credentials and have sent none yet; more are closed (4429).",
+        "connections",
+    )
     max_connections_per_address: int = limit(
         0, "Client connections from one address, of one process.", "connections"
     )
@@ -316,12 +362,17 @@ def _shown_secret(name: str, value: str) -> str:
     return _shown(redact(value)) if name.endswith("_url") and "://" in value else "(secret)"
 
 
+def _in_words(value: object) -> str:
+    """As it is written in the environment; an address is a tuple that knows how it is written."""
+    return ",".join(value) if type(value) is tuple else str(value)
+
+
 def settings_table() -> str:
     """The table of the documentation, in Markdown."""
     lines = ["| variable | default | unit | allowed | meaning |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         extra = _extra(name)
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        default = "" if field.default in (None, ()) else f"`{_in_words(field.default)}`"
         meaning = (
             f"{field.description} Secret: also `{_variable(name)}_FILE`."
             if extra["secret"]

@@ -21,15 +21,15 @@ from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
 from gateway.handshake import Handshake, Rejection, switching_protocols
+from gateway.identifying import Identifying
 from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
 from gateway.realtime import Realtime
-from gateway.server import WebSocketProtocol
-from gateway.sockets import direct_fd, unsent_bytes
+from gateway.sockets import unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
-from protocol.session import CloseWith, Event, Leave, Send, Session, Subscribe
+from protocol.session import Authenticate, CloseWith, Event, Leave, Send, Session, Subscribe
 from protocol.subscription import Subscription
 
 __all__ = ["ClientConnection"]
@@ -53,7 +53,7 @@ def _no_subprotocol(_: ServerProtocol, __: Sequence[str]) -> None:
 _HANDSHAKES: Final = ServerProtocol(select_subprotocol=_no_subprotocol, logger=websocket_logger)
 
 
-class ClientConnection(WebSocketProtocol):
+class ClientConnection(Identifying):
     """One client. The constructor's signature is uvicorn's."""
 
     # A hundred thousand of these are most of a process: what is seldom needed is made when it is.
@@ -62,15 +62,12 @@ class ClientConnection(WebSocketProtocol):
         "_deliveries",
         "_incoming",
         "_messages",
-        "_outgoing",
         "_realtime",
         "_refusal",
         "_rows",
         "_server_connections",
-        "_session",
         "_shaken",
         "_stalled_at_bytes",
-        "_timer",
         "_turns",
         "address",
         "opened_at",
@@ -101,6 +98,7 @@ class ClientConnection(WebSocketProtocol):
         self._turns: Turns | None = None  # what was received at once and is more than one
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
+        self._held = None
 
     # --- asyncio.Protocol
 
@@ -130,6 +128,7 @@ class ClientConnection(WebSocketProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server_connections.discard(self)
         self._cancel_timer()
+        self._held = None
         if self._turns is not None:
             self._turns.stop()
         if self._session is not None:
@@ -205,7 +204,7 @@ class ClientConnection(WebSocketProtocol):
         return self._incoming
 
     def _resume_reading(self) -> None:
-        if self._incoming is not None and self._incoming.hung_up:
+        if self._held is not None or (self._incoming is not None and self._incoming.hung_up):
             return
         if self.stalled_since is not None and not self.outgoing.closed:
             return  # until its answers are taken
@@ -265,27 +264,7 @@ class ClientConnection(WebSocketProtocol):
             return
         self._admitted = True
         self.session_id = secrets.token_hex(8)
-        self._outgoing = Outgoing(
-            self.transport, handshake.dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
-        )
-        session = self._session = realtime.make_session(handshake)
-        self._outgoing.send(
-            "welcome",
-            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
-        )
-        log.info("connection open", session=self.session_id, address=self.address)
-        if handshake.bearer is not None:
-            error = ProtocolError(
-                ErrorCode.UNAUTHENTICATED, "this server takes no tokens; connect without one"
-            )
-            self._outgoing.send("error", handshake.dialect.error(error))
-            self.close(Close.UNAUTHENTICATED)
-            return
-        realtime.opened(self)
-        if session.principal is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
-        self._handle(session.subscribe_on_open(handshake.topics))
+        self._identify(handshake)
 
     # --- messages
 
@@ -304,6 +283,9 @@ class ClientConnection(WebSocketProtocol):
 
     def _message_received(self, data: bytes, binary: bool) -> None:
         session = cast("Session", self._session)
+        if self._held is not None and not binary:
+            self._held.append(data)
+            return
         if binary:
             self._handle(session.receive_binary())
             return
@@ -325,6 +307,8 @@ class ClientConnection(WebSocketProtocol):
                 self._subscribe(event)
             elif isinstance(event, Leave):
                 hub.leave(self._deliveries.pop(event.subscription))
+            elif isinstance(event, Authenticate):
+                self._authenticate(event)
             elif isinstance(event, CloseWith):
                 self.close(event.code)
 
@@ -412,6 +396,7 @@ class ClientConnection(WebSocketProtocol):
 
     def _drop_after(self, seconds: float) -> None:
         self._cancel_timer()
+        self._held = None
         # Reading must go on, or the peer's answer is never seen.
         self._resume_reading()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.transport.abort)

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -23,13 +23,15 @@ BEARER: Final = "bearer."
 class Handshake:
     """`subprotocol` is what the answer names; None where the client has offered none of ours.
 
-    `bearer` is the token, "" for credentials that can not be read; None: there are none.
+    `bearer` is the token, "" for credentials that can not be read; None: there are none. `ticket` counts only
+    where there is no token.
     """
 
     dialect: Dialect
     subprotocol: str | None
     topics: tuple[str, ...]
-    bearer: str | None
+    bearer: str | None = field(repr=False)
+    ticket: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,13 @@ def read_handshake(
     offered = [name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")]
     subprotocol = next((name for name in offered if name in dialects), None)
     default = next(iter(dialects.values()))
+    query = parse_qs(url.query)
     return Handshake(
         dialect=dialects[subprotocol] if subprotocol is not None else default,
         subprotocol=subprotocol,
-        topics=tuple(
-            topic for names in parse_qs(url.query).get("topics", []) for topic in names.split(",") if topic
-        ),
+        topics=tuple(topic for names in query.get("topics", []) for topic in names.split(",") if topic),
         bearer=_bearer(headers, offered),
+        ticket=next(iter(query.get("ticket", [])), None),
     )
 
 
@@ -79,9 +81,10 @@ def _last(headers: Headers, name: str) -> str | None:
 
 def _bearer(headers: Headers, offered: Sequence[str]) -> str | None:
     """The token in the header or, for browsers, in a subprotocol entry; "" for one that can not be read."""
-    for line in headers.get_all("Authorization"):
-        scheme, _, token = line.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+    lines = headers.get_all("Authorization")
+    if lines:
+        scheme, _, token = lines[0].partition(" ")
+        return token.strip() if scheme.lower() == "bearer" and len(lines) == 1 else ""
     for name in offered:
         if name.startswith(BEARER):
             encoded = name.removeprefix(BEARER)

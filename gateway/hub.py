@@ -16,6 +16,7 @@ from gateway.joining import Joiner
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery, Outgoing
 from gateway.ports import Feed
+from gateway.scoping import without_scope
 from gateway.snapshots import SnapshotCache
 from gateway.topic_state import Outcome, TopicState
 from protocol.dialects import Dialect
@@ -97,7 +98,9 @@ class Hub:
 
     def subscribe(self, delivery: Delivery) -> None:
         """Answers with a snapshot or from the delivery's resume position, then keeps it current."""
-        name = delivery.subscription.topic
+        name, scope = delivery.subscription.topic, delivery.subscription.scope
+        if delivery.resume is not None:
+            delivery.resume = without_scope(delivery.resume, scope)
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = TopicState(parse_topic(name), self._make_fanout)

@@ -16,13 +16,14 @@ import structlog
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
 from gateway.ports import Feed, OpenedTopic, StoredTopic
+from gateway.scoping import Scoping, seen_of, wire_epoch
 from gateway.snapshots import EncodedSnapshot, LogCache, SnapshotCache
 from gateway.streaming import Streams
 from gateway.tasks import TaskOwner
 from gateway.topic_state import TopicState
 from protocol.envelope import Changed, Position
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.principal import View
+from protocol.principal import Scope, View
 from protocol.public_view import PublicView
 from protocol.subscription import Signal
 
@@ -79,7 +80,9 @@ class Joiner:
             or not self._feed.is_subscribed(topic.name)
         ):
             return False
-        resume, dialect = delivery.resume, delivery.outgoing.dialect
+        resume, dialect, scope = delivery.resume, delivery.outgoing.dialect, delivery.subscription.scope
+        if scope is not None and (topic.scoping is None or not topic.scoping.known):
+            return False
         if delivery.subscription.view is View.PUBLIC:
             view = topic.projection
             if resume is not None or view is None or topic.seq < topic.handed_seq:
@@ -88,13 +91,13 @@ class Joiner:
             self._begin_public(topic, delivery, view)
             return True
         if resume is not None:
-            changes = self._known_since(topic, resume)
+            changes = self._known_since(topic, resume, scope)
             if changes is None:
                 return False
             topic.join(delivery)
             self._resume_from(topic, delivery, resume, changes)
             return True
-        encoded = self._cache.current(topic, dialect)
+        encoded = self._cache.current(topic, dialect, scope)
         if encoded is None:
             return False
         topic.join(delivery)
@@ -155,6 +158,8 @@ class Joiner:
         for delivery in batch:
             if delivery in topic.waiting:
                 topic.join(delivery)
+        if any(d.subscription.scope is not None for d in batch) and not await self._learn(topic, stored):
+            return
         await self._resume(topic, [d for d in batch if d.subscription.view is View.EXACT and d.resume])
         exact = [d for d in batch if d in topic.waiting and d.subscription.view is View.EXACT]
         if exact:
@@ -217,7 +222,7 @@ class Joiner:
         resumes = [(delivery, delivery.resume) for delivery in deliveries if delivery.resume is not None]
         await self._read_log(topic, {resume for _, resume in resumes})
         for number, (delivery, resume) in enumerate(resumes, 1):
-            changes = self._known_since(topic, resume)
+            changes = self._known_since(topic, resume, delivery.subscription.scope)
             if changes is None or delivery not in topic.waiting:
                 delivery.resume = None  # answered by a snapshot
             else:
@@ -241,13 +246,16 @@ class Joiner:
                 last = middle
             middle = (first + last) // 2
 
-    def _known_since(self, topic: TopicState, position: Position) -> Sequence[Changed] | None:
-        """What a client at this position has missed, as far as it is here."""
+    def _known_since(
+        self, topic: TopicState, position: Position, scope: Scope | None
+    ) -> Sequence[Changed] | None:
+        """What a client at this position has missed, as far as it is here and can be told."""
         if position.epoch != topic.epoch:
             return None
         if position.seq == topic.seq == topic.handed_seq:
             return ()
-        return self._logs.since(topic, position.seq)
+        changes = self._logs.since(topic, position.seq)
+        return changes if changes is None or scope is None else seen_of(changes, scope)
 
     def _resume_from(
         self, topic: TopicState, delivery: Delivery, position: Position, changes: Sequence[Changed]
@@ -255,9 +263,10 @@ class Joiner:
         delivery.resume = None
         del topic.waiting[delivery]
         subscription, outgoing = delivery.subscription, delivery.outgoing
-        subscription.epoch, subscription.seq = position
+        subscription.epoch, subscription.seq = wire_epoch(position.epoch, subscription.scope), position.seq
         subscription.signal(Signal.RESUMED)
-        outgoing.send("resumed", outgoing.dialect.resumed(subscription.id, topic.name, *position))
+        answer = outgoing.dialect.resumed(subscription.id, topic.name, subscription.epoch, position.seq)
+        outgoing.send("resumed", answer)
         for change in changes:
             delivery.conflate(change.items, position.seq)
         delivery.seq = position.seq
@@ -269,12 +278,14 @@ class Joiner:
         self, topic: TopicState, deliveries: list[Delivery], stored: StoredTopic | None
     ) -> None:
         if not topic.large:
-            for dialect in {d.outgoing.dialect for d in deliveries}:
-                encoded = await self._cache.encoded(topic, dialect, stored)
+            for dialect, scope in {(d.outgoing.dialect, d.subscription.scope) for d in deliveries}:
+                encoded = await self._cache.encoded(topic, dialect, stored, scope)
                 if encoded is None:
                     await self._reopen(topic)
                     return
-                sharing = [d for d in deliveries if d.outgoing.dialect is dialect]
+                sharing = [
+                    d for d in deliveries if d.outgoing.dialect is dialect and d.subscription.scope == scope
+                ]
                 self._metrics.snapshot_hits += len(sharing) - 1
                 for number, delivery in enumerate(sharing, 1):
                     self._begin(topic, delivery, encoded)
@@ -338,6 +349,27 @@ class Joiner:
         for _ in view.conclude():
             await self._streams.turn()  # a topic of 200,000 items takes more than a second
         return topic.project(view, changes)
+
+    async def _learn(self, topic: TopicState, stored: StoredTopic | None) -> bool:
+        """Whose the topic's items are, so that changes can be shown to those who may see only part of it."""
+        if topic.scoping is not None and topic.scoping.known:
+            return True
+        scoping, epoch = Scoping(), topic.epoch or ""
+        topic.scoping = scoping
+        if stored is not None and (stored.epoch != epoch or stored.seq < topic.seq):
+            stored = None
+        position = await self._streams.read_owners(scoping.owners, topic, stored)
+        if topic.scoping is not scoping or topic.epoch != epoch:
+            return False
+        if position is None or position.epoch != epoch:
+            await self._reopen(topic)
+            return False
+        # From here on no snapshot may be older than what was read: what changed until then is told to nobody.
+        topic.prove(position.seq)
+        if topic.has_hole:
+            self._tasks.repair(topic)
+        scoping.conclude()
+        return True
 
     async def _read_into(self, view: PublicView, topic: TopicState) -> bool:
         """False: its epoch has ended, or it has outgrown one read."""

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from gateway.auth.errors import Reason
+
 __all__ = ["CONTENT_TYPE", "Description", "GatewayMetrics", "Readings"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -83,7 +85,34 @@ _DESCRIPTIONS: Final = (
         "counter",
         "Handshakes refused, by the limit that refused them: a limit too low, or an abuser.",
         "reason",
-        ("connections", "address", "handshake_rate", "draining", "origin"),
+        ("connections", "address", "handshake_rate", "draining", "origin", "unauthenticated"),
+    ),
+    Description("gateway_authenticated_connections", "gauge", "Connections whose credentials end some time."),
+    Description(
+        "gateway_unauthenticated_connections",
+        "gauge",
+        "Connections that need credentials and have sent none yet: many of them are an attack.",
+    ),
+    Description("gateway_tokens_accepted", "counter", "Tokens that were good: logins and renewals."),
+    Description(
+        "gateway_tokens_refused",
+        "counter",
+        "Tokens that were not, by the first thing wrong: a client to fix, a key missing, an attack.",
+        "reason",
+        tuple(reason.value for reason in Reason),
+    ),
+    Description("gateway_revocations", "gauge", "Revoked tokens and subjects that this replica turns away."),
+    Description(
+        "gateway_key_set_age_seconds",
+        "gauge",
+        "Age of the provider's keys: above GATEWAY_JWKS_REFRESH_S it can not be reached, and old keys serve.",
+    ),
+    Description(
+        "gateway_key_set_fetches",
+        "counter",
+        "Reads of the provider's keys, by result.",
+        "result",
+        ("success", "failure"),
     ),
     Description(
         "gateway_subscriptions", "gauge", "Topics held by all clients together, shared ones counted each."

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import structlog
 from websockets.datastructures import Headers
 
+from gateway.auth.entrance import Entrance
 from gateway.freshness import Transition
 from gateway.handshake import Handshake, Rejection, read_handshake
 from gateway.hub import Hub, Told
@@ -64,7 +65,7 @@ class Realtime:
         make_hub: Callable[[Told], Hub],
         metrics: GatewayMetrics,
         dialects: Mapping[str, Dialect],
-        principal: Principal | None,
+        entrance: Entrance,
         limits: ClientLimits,
         connection_limits: ConnectionLimits,
         origins: Collection[str] = (),
@@ -73,9 +74,9 @@ class Realtime:
         auth_timeout_s: float = 5,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """`dialects` by subprotocol, the default one first. `principal` is that of a client without
-        credentials; None: they are needed."""
+        """`dialects` by subprotocol, the default one first."""
         self.hub = make_hub(self._tell)
+        self.entrance = entrance
         self.metrics = metrics
         self.limits = limits
         self.heartbeat_s = heartbeat_s
@@ -84,7 +85,6 @@ class Realtime:
         self.draining = False
         self.stalled: set[Client] = set()
         self._dialects = dialects
-        self._principal = principal
         self._origins = OriginPolicy(origins)
         self._connection_limits = connection_limits
         self._session_limits = SessionLimits(
@@ -112,11 +112,12 @@ class Realtime:
         """None: the client is counted in, and leave() must be called when it is gone."""
         return self._connection_limits.admit(client.address)
 
-    def make_session(self, handshake: Handshake) -> Session:
+    def make_session(self, dialect: Dialect, principal: Principal | None) -> Session:
         return Session(
-            handshake.dialect,
+            dialect,
             limits=self._session_limits,
-            principal=self._principal,
+            principal=principal,
+            auth_available=self.entrance.takes_tokens,
             heard=self.metrics.received,
         )
 
@@ -133,6 +134,7 @@ class Realtime:
 
     def leave(self, client: Client) -> None:
         self._connection_limits.leave(client.address)
+        self.entrance.leave(client)
         self.stalled.discard(client)
         slot = self._slot_of.pop(client, None)
         if slot is not None:
@@ -144,7 +146,9 @@ class Realtime:
         return {
             "gateway_connections": len(self._slot_of),
             "gateway_connections_opened": self._opened,
-            "gateway_connections_refused": self._refused | self._connection_limits.refused,
+            "gateway_connections_refused": self._refused
+            | self._connection_limits.refused
+            | {"unauthenticated": self.entrance.refused},
             "gateway_stale": float(self.hub.freshness.stale),
             "gateway_doubted_connections": len(self.hub.doubts),
             "gateway_subscriptions": subscriptions["subscriptions"],
@@ -157,6 +161,7 @@ class Realtime:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.hub.run(), name="hub")
+            tasks.create_task(self.entrance.run(), name="entrance")
             tasks.create_task(self._send_heartbeats(), name="heartbeats")
             tasks.create_task(self._close_slow_clients(), name="slow clients")
 

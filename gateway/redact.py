@@ -8,20 +8,23 @@ __all__ = ["redact"]
 # The password ends at the last @ of the word: not everybody escapes an @, so rather too much than too little.
 _URL_PASSWORD: Final = re.compile(r"(\w[\w+.-]*://[^\s:/@]*:)\S*(@)")
 _PARAMETER: Final = re.compile(
-    r"((?:password|passwd|sslpassword|secret|token)\s*[=:]\s*)[^&\s,;]+", re.IGNORECASE
+    r"((?:password|passwd|sslpassword|secret|token|ticket)\s*[=:]\s*)[^&\s,;]+", re.IGNORECASE
 )
 _SUBPROTOCOL: Final = re.compile(r"(\bbearer\.)[\w=-]+", re.IGNORECASE)
 _AUTHORIZATION: Final = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 # What any of them needs: looking for each of them in every field costs more than the rest of a line.
-_SUSPECT: Final = re.compile(r"://|passw|secret|token|bearer|basic", re.IGNORECASE)
+_SUSPECT: Final = re.compile(r"://|passw|secret|token|ticket|bearer|basic|eyJ", re.IGNORECASE)
+
+# A JWT wherever it stands: its header begins with {" in base64url.
+_TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*")
 
 
 def redact(text: str) -> str:
-    """`text` without passwords of URLs and parameters, `bearer.` subprotocols and Authorization values."""
+    """`text` without passwords of URLs and parameters, and without tokens wherever they stand."""
     if not _SUSPECT.search(text):
         return text
     if "://" in text:
         text = _URL_PASSWORD.sub(r"\1***\2", text)
     for pattern in (_PARAMETER, _SUBPROTOCOL, _AUTHORIZATION):
         text = pattern.sub(r"\1***", text)
-    return text
+    return _TOKEN.sub("***", text)

@@ -7,15 +7,19 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from gateway.auth.algorithms import ASYMMETRIC, MIN_SECRET_BYTES
+
 __all__ = [
     "Address",
-    "HttpUrl",
+    "Algorithms",
+    "HttpsUrl",
     "ListenAddress",
     "LogLevel",
     "Origins",
     "PostgresUrl",
     "RedisUrl",
     "Seconds",
+    "Secret",
     "limit",
     "number",
     "setting",
@@ -53,6 +57,29 @@ def _parse_origins(value: object) -> tuple[str, ...]:
     return tuple(origins)
 
 
+def _parse_algorithms(value: object) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+    if not names or not set(names) <= set(ASYMMETRIC):
+        raise ValueError("no algorithm of a published key")
+    return names
+
+
+def _check_https(value: str) -> str:
+    """Keys that anybody on the way could change would be worth nothing; this machine itself has no way."""
+    parts = urlsplit(value)
+    if parts.scheme == "https" and parts.hostname and parts.username is None:
+        return value
+    raise ValueError("no https URL")
+
+
+def _check_secret(value: str) -> str:
+    if len(value.encode()) < MIN_SECRET_BYTES:
+        raise ValueError("too short")
+    return value
+
+
 def _check_url(*schemes: str) -> AfterValidator:
     def check(value: str) -> str:
         if urlsplit(value).scheme not in schemes:
@@ -76,7 +103,9 @@ ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_parse_address)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
 PostgresUrl = Annotated[str, _check_url("postgres", "postgresql")]
 RedisUrl = Annotated[str, _check_url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")]
-HttpUrl = Annotated[str, _check_url("http", "https")]
+HttpsUrl = Annotated[str, AfterValidator(_check_https)]
+Secret = Annotated[str, AfterValidator(_check_secret)]
+Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_algorithms)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 
 

@@ -8,9 +8,12 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.metrics import GatewayMetrics
 from gateway.ports import Feed, StoredTopic
+from gateway.scoping import wire_epoch
 from gateway.topic_state import TopicState
 from protocol.dialects import Dialect
 from protocol.envelope import Changed
+from protocol.principal import Scope
+from protocol.scoped_view import shown
 
 __all__ = ["EncodedSnapshot", "LogCache", "SnapshotCache"]
 
@@ -76,9 +79,12 @@ class SnapshotCache:
         self._held = _Recent[tuple[str, str, str], EncodedSnapshot](max_bytes)
         self._reading = asyncio.Semaphore(READERS)
 
-    def current(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot | None:
-        """The exact view, if it is here and not behind the topic: nobody has to be asked."""
-        held = self._held.get(("exact", topic.name, dialect.subprotocol))
+    def current(
+        self, topic: TopicState, dialect: Dialect, scope: Scope | None = None
+    ) -> EncodedSnapshot | None:
+        """The exact view, or what the scope shows of it, if it is here and not behind the topic: nobody has
+        to be asked."""
+        held = self._held.get((wire_epoch("exact", scope), topic.name, dialect.subprotocol))
         # Of the store's seq and not ours: a snapshot may be ahead of what the bus has brought.
         if held is None or held.epoch != topic.epoch or held.seq < max(topic.seq, topic.handed_seq):
             return None
@@ -86,13 +92,17 @@ class SnapshotCache:
         return held
 
     async def encoded(
-        self, topic: TopicState, dialect: Dialect, stored: StoredTopic | None = None
+        self,
+        topic: TopicState,
+        dialect: Dialect,
+        stored: StoredTopic | None = None,
+        scope: Scope | None = None,
     ) -> EncodedSnapshot | None:
-        """The exact view at the topic's position or beyond. None: not loaded any more, or too large.
+        """The same at the topic's position or beyond. None: not loaded any more, or too large.
 
         `stored`: what has just been read, to be used if it is not behind the topic by now.
         """
-        held = self.current(topic, dialect)
+        held = self.current(topic, dialect, scope)
         if held is not None:
             return held
         started = time.perf_counter()
@@ -101,10 +111,11 @@ class SnapshotCache:
                 stored = await self._feed.read(topic.name)
         if stored is None or stored.epoch != topic.epoch:
             return None
-        tails = dialect.snapshot_tails(topic.name, stored.epoch, stored.seq, stored.items)
+        items = stored.items if scope is None else shown(scope, stored.items)
+        tails = dialect.snapshot_tails(topic.name, wire_epoch(stored.epoch, scope), stored.seq, items)
         self._metrics.snapshot_load.observe(time.perf_counter() - started)
-        key = ("exact", topic.name, dialect.subprotocol)
-        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(stored.items)))
+        key = (wire_epoch("exact", scope), topic.name, dialect.subprotocol)
+        return self._miss(key, _encoded((stored.epoch, stored.seq, 0), tails, len(items)))
 
     def public(self, topic: TopicState, dialect: Dialect) -> EncodedSnapshot:
         """The public view, from the projection in memory; the topic must have one."""

@@ -10,13 +10,14 @@ import structlog
 
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
-from gateway.ports import Feed
+from gateway.ports import Feed, StoredTopic
 from gateway.tasks import TaskOwner
 from gateway.topic_state import TopicState
 from protocol.envelope import Position
 from protocol.errors import ProtocolError
 from protocol.items import Item
 from protocol.public_view import PublicView
+from protocol.scoped_view import Owners, shown
 from protocol.subscription import SubscriptionState
 
 __all__ = ["Streams"]
@@ -68,6 +69,21 @@ class Streams:
             if page is None:
                 return
             yield page
+
+    async def read_owners(
+        self, owners: Owners, topic: TopicState, stored: StoredTopic | None
+    ) -> Position | None:
+        """Reads the whole topic, unless `stored` is that; where it stood then. None: not loaded any more."""
+        if topic.large:
+            async for page in self.pages(topic.name, topic.epoch or ""):
+                owners.load(page)
+            return (await self._feed.positions([topic.name])).get(topic.name)
+        if stored is None:
+            stored = await self._feed.read(topic.name)
+        if stored is None:
+            return None
+        owners.load(stored.items)
+        return Position(stored.epoch, stored.seq)
 
     async def turn(self) -> None:
         """Returns in a turn of the loop in which no other stream does anything."""
@@ -139,12 +155,13 @@ class Streams:
                 return False
             part += 1
             outgoing.snapshot_rows += len(items)
-            tail = dialect.snapshot_tail(topic.name, *position, part, last, items)
+            tail = dialect.snapshot_tail(topic.name, subscription.epoch, position.seq, part, last, items)
             outgoing.send("snapshot", head + tail)
             return True
 
         async with aclosing(pages):
-            async for page in pages:
+            async for read in pages:
+                page = read if subscription.scope is None else shown(subscription.scope, read)
                 *full, held = [*dialect.snapshot_groups([*held, *page])] or [[]]
                 for group in full:
                     if not await send(group, last=False):

@@ -1,17 +1,20 @@
 """Where this replica stands in one topic, and who follows it."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum, auto
 from itertools import count
 from typing import Final
 
 from gateway.fanout import Fanout
 from gateway.outgoing import Delivery
+from gateway.scoping import Scoping, wire_epoch
 from protocol.dialects import Dialect
 from protocol.envelope import Changed
-from protocol.principal import View
+from protocol.items import Item
+from protocol.principal import Scope, View
 from protocol.public_view import PublicView
+from protocol.scoped_view import shown_changes
 from protocol.subscription import Signal, SubscriptionState
 from protocol.topics import Topic
 
@@ -35,7 +38,7 @@ class Outcome(Enum):
 
 
 class TopicState:
-    """The position of a topic as received from the bus, and its fan-outs, one per view and dialect.
+    """The position of a topic as received from the bus, and its fan-outs, one per view, dialect and scope.
 
     `epoch` is None while no position is known: before the first load, and again once the topic is void.
     """
@@ -55,7 +58,8 @@ class TopicState:
         self.projection: PublicView | None = None
         self.projection_number = 0  # of this process: no two have the same
         self._make_fanout = make_fanout
-        self._fanouts: dict[tuple[View, str], Fanout] = {}
+        self.scoping: Scoping | None = None  # while somebody follows a part of it
+        self._fanouts: dict[tuple[View, str, Scope | None], Fanout] = {}
         self._backlog: deque[Changed] = deque(maxlen=BACKLOG)
         self._unprojected: list[Changed] | None = None
 
@@ -83,12 +87,12 @@ class TopicState:
 
     def join(self, delivery: Delivery) -> Fanout:
         """The delivery takes part in the broadcasts of its view from here on."""
-        view, dialect = delivery.subscription.view, delivery.outgoing.dialect
-        key = (view, dialect.subprotocol)
+        subscription, dialect = delivery.subscription, delivery.outgoing.dialect
+        key = (subscription.view, dialect.subprotocol, subscription.scope)
         fanout = self._fanouts.get(key)
         if fanout is None:
             fanout = self._fanouts[key] = self._make_fanout(self.name, dialect)
-            fanout.start(self.epoch or "", self.seq)
+            fanout.start(wire_epoch(self.epoch or "", subscription.scope), self.seq)
         fanout.join(delivery)
         return fanout
 
@@ -100,8 +104,10 @@ class TopicState:
             if fanout.empty:
                 fanout.stop()
                 del self._fanouts[key]
-        if not any(view is View.PUBLIC for view, _ in self._fanouts):
+        if not any(view is View.PUBLIC for view, _, _ in self._fanouts):
             self.projection = self._unprojected = None
+        if self.scoping is not None and all(scope is None for _, _, scope in self._fanouts):
+            self.scoping = None
 
     def receive(self, message: Changed) -> Outcome:
         """Takes a change from the bus, if it is the next one."""
@@ -122,8 +128,8 @@ class TopicState:
         """Starts from a position that was read. Returns the messages that came while it was not known."""
         self.epoch = epoch
         self.seq = self.behind_of = self.handed_seq = seq
-        for fanout in self._fanouts.values():
-            fanout.start(epoch, seq)
+        for (_, _, scope), fanout in self._fanouts.items():
+            fanout.start(wire_epoch(epoch, scope), seq)
         backlog = [message for message in self._backlog if message.epoch == epoch]
         self._backlog.clear()
         return backlog
@@ -138,7 +144,7 @@ class TopicState:
         del self.waiting[delivery]
         self.handed_seq = max(self.handed_seq, seq)
         subscription = delivery.subscription
-        subscription.epoch, subscription.seq = self.epoch or "", seq
+        subscription.epoch, subscription.seq = wire_epoch(self.epoch or "", subscription.scope), seq
         subscription.signal(Signal.SNAPSHOT_BEGINS)
         delivery.seq = seq
         if delivery.fanout is not None and delivery.fanout.sent_seq <= seq:
@@ -166,7 +172,7 @@ class TopicState:
         """The topic is void: everybody waits for a new snapshot."""
         self.epoch = None
         self.large = self.doubtful = False
-        self.projection = self._unprojected = None
+        self.projection = self._unprojected = self.scoping = None
         for fanout in self._fanouts.values():
             fanout.stop()
         for delivery in list(self.deliveries()):
@@ -201,8 +207,12 @@ class TopicState:
             self._unprojected.append(message)
         elif self.projection is not None:
             visible = self.projection.apply(message.items)
-        for (view, _), fanout in self._fanouts.items():
-            items = message.items if view is View.EXACT else visible
+        moves = None if self.scoping is None else self.scoping.take(message)
+        for (view, _, scope), fanout in self._fanouts.items():
+            if scope is not None:
+                items: Sequence[Item] | None = shown_changes(scope, moves or ())
+            else:
+                items = message.items if view is View.EXACT else visible
             if items:
                 fanout.change(items, message.seq, message.changed_at_ms)
             else:

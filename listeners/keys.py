@@ -10,6 +10,8 @@ What a key costs in bytes (Valkey 9, 64-bit), and when it expires:
     r  relay     hash    ~200 a bucket                           after a day without a relay
     i  loaded    zset    ~150 a loaded topic                     after a day without a relay
     p  position  string  ~100, one in all                        after 30 days without a relay
+    k  ticket    string  ~400                                    after half a minute, or when it is used
+    v  revoked   stream  ~100 a revocation                       each some time after its token has ended
 
 Channels (`c`, `b`) cost nothing without subscribers, and about 150 bytes for each subscribed replica.
 """
@@ -65,6 +67,13 @@ class Keys:
     def position(self) -> str:
         """Of the highest counter that any relay has reached."""
         return f"{self._buckets[0]}p"
+
+    def ticket(self, digest: str) -> str:
+        """Of a ticket, named by its hash: who can read Redis can not use it."""
+        return f"{self._buckets[bucket_of(digest)]}k:{digest}"
+
+    def revocations(self) -> str:
+        return f"{self._buckets[0]}v"
 
     def beacons(self, cluster: bool) -> tuple[str, ...]:
         """The channels of canaries and generations: one per bucket in a cluster, where each has its node."""

@@ -75,7 +75,11 @@ def encode(description: dict[str, Any]) -> bytes:
 
 def _query() -> dict[str, Any]:
     topics = {"type": "string", "description": "topics to subscribe to on open, separated by commas"}
-    return {"type": "object", "properties": {"topics": topics}}
+    ticket = {
+        "type": "string",
+        "description": "of `POST /v1/tickets`; good once, for those who can send no token",
+    }
+    return {"type": "object", "properties": {"topics": topics, "ticket": ticket}}
 
 
 def _operation(action: _Action, name: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Auth(Message):
 
     type: Literal["auth"]
     id: RequestId | None = None
-    token: Annotated[str, StringConstraints(strict=True, min_length=1)]
+    token: Annotated[str, StringConstraints(strict=True, min_length=1), Field(repr=False)]
 
 
 class Subscribe(Message):

@@ -1,8 +1,8 @@
 """One connection's side of the conversation, without I/O: bytes in, events out."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from protocol.dialects import Dialect
@@ -70,10 +70,10 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Only where `auth_available`: check the token, then set `session.principal` or send an error."""
+    """Only where `auth_available`: check the token, then call `session.authenticate` or send an error."""
 
     id: str | None
-    token: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,25 @@ class Session:
             return [self._error(ProtocolError(ErrorCode.TOO_MANY_TOPICS, message))]
         return self._subscribe(SubscribeMessage(type="subscribe", topics=names), self.principal)
 
+    def authenticate(self, id: str | None, principal: Principal) -> list[Event]:  # noqa: A002 - the wire's own name
+        """The token of an `auth` is good. What the new credentials do not cover any more ends at once."""
+        held = self.principal
+        if held is not None and held.expires_at is not None and not held.is_same(principal):
+            text = "this connection is another subject's or vendor's; open a new one"
+            return [self._error(ProtocolError(ErrorCode.FORBIDDEN, text, id=id))]
+        self.principal = principal
+        expires_at = datetime.fromtimestamp(principal.expires_at or 0.0, UTC)
+        answer = self.dialect.authenticated(id, principal.name, expires_at)
+        events: list[Event] = [Send(answer, "authenticated")]
+        for subscription in list(self.subscriptions.values()):
+            topic = parse_topic(subscription.topic)
+            if principal.still_covers(topic, subscription.view, subscription.scope):
+                continue
+            said = self.revoke(subscription, "scope_changed")
+            if said is not None:
+                events += [Leave(subscription), Send(said, "unsubscribed")]
+        return events
+
     def refuse(self, subscription: Subscription, error: ProtocolError) -> bytes | None:
         """Ends a subscription with an error; the payload that says so, or None if it is no longer held."""
         if not self._end(subscription, Signal.REFUSED):
@@ -234,7 +253,7 @@ class Session:
             if held is None and limit and len(self.subscriptions) >= limit:
                 text = f"a connection holds up to {limit} topics; unsubscribe from some first"
                 raise ProtocolError(ErrorCode.TOO_MANY_TOPICS, text, topic=name)
-            new = Subscription(name, message.id, view)
+            new = Subscription(name, message.id, view, principal.scope_for(topic, view))
             left = self._leave(name)
             self.subscriptions[name] = new
             return [*left, Subscribe(new, _position(resume, name))]

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 from typing import Final
 
-from protocol.principal import View
+from protocol.principal import Scope, View
 
 __all__ = ["TRANSITIONS", "IllegalTransition", "Signal", "Subscription", "SubscriptionState"]
 
@@ -48,16 +48,18 @@ class IllegalTransition(RuntimeError):
 class Subscription:
     """Compared by identity: subscribing again to a topic makes another one.
 
-    `epoch` and `seq` are what the client has been sent, empty and 0 at first. `state` is an attribute and
-    not a property because the fan-out reads it once a delivery; only `signal` writes it.
+    `scope`: what its items are filtered by, None for nothing. `epoch` and `seq` are what the client has been
+    sent, empty and 0 at first. `state` is an attribute and not a property because the fan-out reads it once a
+    delivery; only `signal` writes it.
     """
 
-    __slots__ = ("epoch", "id", "seq", "state", "topic", "view")
+    __slots__ = ("epoch", "id", "scope", "seq", "state", "topic", "view")
 
-    def __init__(self, topic: str, id: str | None, view: View) -> None:  # noqa: A002 - the wire's own name
+    def __init__(self, topic: str, id: str | None, view: View, scope: Scope | None = None) -> None:  # noqa: A002 - the wire's own name
         self.topic = topic
         self.id = id
         self.view = view
+        self.scope = scope
         self.state = SubscriptionState.WAITING
         self.epoch = ""
         self.seq = 0

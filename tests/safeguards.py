@@ -4,19 +4,12 @@ The line that is replaced must be in its file exactly once, so a safeguard that 
 mutation written anew.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from tests.identity_safeguards import IDENTITY_SAFEGUARDS
+from tests.mutation import Mutation
 
 __all__ = ["SAFEGUARDS", "Mutation"]
-
-
-class Mutation(NamedTuple):
-    """What takes a safeguard away, and the quickest tests that notice."""
-
-    safeguard: str
-    file: str
-    old: str  # there exactly once
-    new: str
-    tests: tuple[str, ...]  # files, classes or functions, as pytest names them
 
 
 _STORE: Final = "tests/integration/test_topic_store.py"
@@ -378,4 +371,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "stored.epoch == epoch:",
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
+    *IDENTITY_SAFEGUARDS,
 )

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from gateway.app import serve
 from gateway.commands import run_async, run_until, stop_signal
+from gateway.commands.dev_credentials import lasting_secret, token_for_everything
 from gateway.commands.dev_servers import dev_servers, hold_directory, told_in_one_line, wipe
 from gateway.commands.seed import assortment, seed_shop
 from gateway.commands.simulate import SalesFeed, positive
@@ -163,17 +164,25 @@ class _Dev:
         began = time.monotonic()
         async with connected(self._database_url, purpose="page") as connection:
             page = await page_settings(connection)
-        tasks.create_task(serve(self._settings(), clients=ports.clients, ops=ports.ops, stop=stop, page=page))
+        settings = self._settings()
+        tasks.create_task(serve(settings, clients=ports.clients, ops=ports.ops, stop=stop, page=page))
         ops = _reachable(ports.ops)
         if not await _until_ready(ops, stop):
             return
         _say(f"gateway: {time.monotonic() - began:.1f} s")
-        self._announce(gateway_url=f"http://{_reachable(ports.clients)}", ops_url=f"http://{ops}")
+        self._announce(
+            gateway_url=f"http://{_reachable(ports.clients)}",
+            ops_url=f"http://{ops}",
+            token=token_for_everything(settings),
+        )
 
     def _settings(self) -> Settings:
         """The environment's, apart from the servers, and what is better otherwise on one's own machine."""
-        given = load_settings().model_fields_set
-        usual = {"anonymous": "exact", "drain_s": DRAIN_S}
+        settings = load_settings()
+        given = settings.model_fields_set
+        usual: dict[str, object] = {"anonymous": "exact", "drain_s": DRAIN_S}
+        if settings.jwks_url is None:
+            usual["jwt_secret"] = lasting_secret(self._data_dir)
         return load_settings(
             {
                 "database_url": self._database_url,
@@ -190,14 +199,14 @@ class _Dev:
             return 0.0
         return float(self._options.rate or (0.0 if self._ports is None else RATE))
 
-    def _announce(self, *, gateway_url: str | None, ops_url: str | None) -> None:
+    def _announce(self, *, gateway_url: str | None, ops_url: str | None, token: str | None = None) -> None:
         """In dev.json, complete from the moment it is there, and to the person."""
         known = {
             "gateway_url": gateway_url,
             "ops_url": ops_url,
             "database_url": self._database_url,
             "redis_url": self._redis_url,
-            "token": None,
+            "token": token,
         }
         unfinished = self._announced.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(known, indent=2) + "\n")
@@ -212,7 +221,8 @@ class _Dev:
             ]
         if self._rate:
             lines.append(f"sales:     {self._rate:g} changes/s")
-        lines.append("token: none in this version")
+        if token is not None:
+            lines.append(f"token:     {token} (the page takes it as #token=...)")
         _say("\n".join(["", *(f"  {line}" for line in lines), "", "Ctrl-C stops all of it"]))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands import run_async
+from gateway.commands.doctor_credentials import examine_credentials
 from gateway.config import Settings, load_settings
 from listeners.doctor_postgres import examine_listener, examine_postgres
 from listeners.doctor_redis import examine_redis
@@ -38,6 +39,7 @@ async def _examine_servers(settings: Settings) -> list[Finding]:
     prefix = settings.redis_prefix
     async with asyncio.TaskGroup() as group:
         examinations = [
+            group.create_task(examine_credentials(settings)),
             group.create_task(examine_postgres(settings.require_database_url(), timeout_s=timeout_s)),
             group.create_task(examine_listener(settings.require_listener_url(), timeout_s=timeout_s)),
             group.create_task(

@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "topics", metavar="TOPIC", nargs="+", help="product:<id>, location:<id> or vendor:<id>"
     )
     parser.add_argument(
-        "--url", metavar="ws://...", help="of the gateway (where GATEWAY_LISTEN says, at /realtime)"
+        "--url",
+        metavar="ws://...",
+        help="of the gateway (where GATEWAY_LISTEN says, at /realtime); GATEWAY_TOKEN is presented there",
     )
     parser.add_argument("--view", choices=("exact", "public"), help="the best there is, unless given")
 
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     except ProtocolError as error:
         raise SettingsError(f"TOPIC={error.topic!r}: {error.message}") from error
     url = options.url or _own_url(settings.listen)
-    return run_async(_tail(url, Following(topics, options.view), _print))
+    return run_async(_tail(url, Following(topics, options.view), _print, token=settings.token))
 
 
 def _own_url(listen: Address) -> str:
@@ -55,8 +57,10 @@ def _print(message: str) -> None:
     print(message, flush=True)
 
 
-async def _tail(url: str, following: Following, write: Callable[[str], None]) -> int:
-    await run_until(stop_signal(), _follow(url, following, write))
+async def _tail(
+    url: str, following: Following, write: Callable[[str], None], *, token: str | None = None
+) -> int:
+    await run_until(stop_signal(), _follow(url, following, write, token=token))
     return 0
 
 
@@ -65,13 +69,14 @@ async def _follow(
     following: Following,
     write: Callable[[str], None],
     *,
+    token: str | None = None,
     random: Callable[[], float] = _random.random,
 ) -> None:
     """Until cancelled. Raises CommandFailed if the first try fails, or a close code says it is no use."""
     backoff = Backoff(0.5, 30.0, random=random)
     welcomed = False
     while True:
-        reason = await _one_connection(url, following, write, may_fail=welcomed)
+        reason = await _one_connection(url, following, write, token=token, may_fail=welcomed)
         if following.welcomed:
             welcomed = True
             backoff.reset()
@@ -82,7 +87,7 @@ async def _follow(
 
 
 async def _one_connection(
-    url: str, following: Following, write: Callable[[str], None], *, may_fail: bool
+    url: str, following: Following, write: Callable[[str], None], *, token: str | None, may_fail: bool
 ) -> str:
     """One life of a connection; why it ended. Raises CommandFailed when another one would end like it."""
     following.disconnected()
@@ -90,6 +95,7 @@ async def _one_connection(
         connection = await connect(
             url,
             subprotocols=[Subprotocol("inventory.v1")],
+            additional_headers=None if token is None else {"Authorization": f"Bearer {token}"},
             compression=None,
             max_size=None,
             open_timeout=OPEN_TIMEOUT_S,

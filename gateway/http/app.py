@@ -8,10 +8,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.http.cors import Cors
+from gateway.http.credentials import Identification
 from gateway.http.files import static_routes
-from gateway.http.ports import SnapshotSource
+from gateway.http.ports import Authority, SnapshotSource, Tickets
 from gateway.http.problems import EXCEPTION_HANDLERS, problem
 from gateway.http.shop import ShopApi
+from gateway.http.tickets import TicketApi
 from gateway.origins import OriginPolicy
 from protocol.principal import Principal
 
@@ -22,6 +24,8 @@ def make_client_app(
     source: SnapshotSource,
     *,
     principal: Principal | None,
+    authority: Authority | None = None,
+    tickets: Tickets | None = None,
     low_stock: int,
     allowed_origins: Collection[str] = (),
     page: bool = False,
@@ -32,9 +36,11 @@ def make_client_app(
     `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it.
     """
     files = static_routes(page_settings=page_settings or {} if page else None)
-    api = ShopApi(source, principal=principal, low_stock=low_stock)
+    identify = Identification(principal, authority)
+    api = ShopApi(source, identify=identify, low_stock=low_stock)
+    office = TicketApi(tickets, identify=identify)
     app = Starlette(
-        routes=[Route("/realtime", _upgrade_required), *api.routes(), *files],
+        routes=[Route("/realtime", _upgrade_required), *api.routes(), *office.routes(), *files],
         middleware=[Middleware(Cors, policy=OriginPolicy(allowed_origins))],
         exception_handlers=EXCEPTION_HANDLERS,
     )

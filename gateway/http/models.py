@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from protocol.errors import ErrorCode
 from protocol.item_models import Availability, Key, Product, Stock
 
-__all__ = ["PageOfStock", "Problem", "ProductAnswer", "Readiness", "Status"]
+__all__ = ["PageOfStock", "Problem", "ProductAnswer", "Readiness", "Status", "TicketAnswer"]
 
 
 class _Answer(BaseModel):
@@ -35,6 +35,13 @@ class PageOfStock(_Answer):
     )
     products: list[Product] = Field(description="the products of the rows on this page")
     next_cursor: str | None = Field(description="for the next page; null on the last one")
+
+
+class TicketAnswer(_Answer):
+    """For `/realtime?ticket=...`, once."""
+
+    ticket: str
+    expires_in: int = Field(description="seconds")
 
 
 class Problem(_Answer):

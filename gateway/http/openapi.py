@@ -7,14 +7,14 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway.http.models import PageOfStock, Problem, ProductAnswer, Readiness, Status
+from gateway.http.models import PageOfStock, Problem, ProductAnswer, Readiness, Status, TicketAnswer
 from gateway.http.paging import DEFAULT_LIMIT, MAX_LIMIT
 from gateway.http.problems import MEDIA_TYPE
 from protocol.topics import KEY_GRAMMAR
 
 __all__ = ["make_openapi"]
 
-_MODELS: tuple[type[BaseModel], ...] = (ProductAnswer, PageOfStock, Problem, Status, Readiness)
+_MODELS: tuple[type[BaseModel], ...] = (ProductAnswer, PageOfStock, TicketAnswer, Problem, Status, Readiness)
 
 
 def make_openapi() -> dict[str, Any]:
@@ -66,6 +66,17 @@ def _client_paths() -> dict[str, Any]:
             [_id("vendor"), cursor, limit],
             {422: "the topic is too large"},
         ),
+        "/v1/tickets": {
+            "post": {
+                "summary": "A ticket for clients that can send no token to `/realtime`: good once, for 30 s",
+                "security": [{"bearer": []}],
+                "responses": {
+                    "201": _json("the ticket", TicketAnswer),
+                    "401": _problem("credentials are missing or bad"),
+                    "503": _problem("Redis is away; see Retry-After"),
+                },
+            }
+        },
         "/v1/operations": {
             "post": {
                 "summary": "Change stock; not in this version",

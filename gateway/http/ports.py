@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from protocol.items import Item
-from protocol.principal import View
+from protocol.principal import Principal, View
 from protocol.topics import Topic
 
-__all__ = ["CachedSnapshot", "Readiness", "SnapshotSource"]
+__all__ = ["Authority", "CachedSnapshot", "IssuedTicket", "Readiness", "SnapshotSource", "Tickets"]
 
 
 class CachedSnapshot(NamedTuple):
@@ -23,6 +23,25 @@ class SnapshotSource(Protocol):
 
         A topic nobody has rows for has no items. Tombstones may be among the items.
         """
+        ...
+
+
+class Authority(Protocol):
+    async def check(self, token: str) -> Principal:
+        """Whose the token is. Raises ProtocolError, `unauthenticated`, `token_expired` or `unavailable`."""
+        ...
+
+
+class IssuedTicket(Protocol):
+    @property
+    def text(self) -> str: ...
+    @property
+    def expires_in_s(self) -> int: ...
+
+
+class Tickets(Protocol):
+    async def issue(self, principal: Principal) -> IssuedTicket:
+        """Raises ProtocolError `unavailable`."""
         ...
 
 

@@ -9,12 +9,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.http.conditional import conditional_response
-from gateway.http.paging import cut_page, parse_cursor, parse_limit
+from gateway.http.credentials import Identification
+from gateway.http.paging import Page, cut_page, parse_cursor, parse_limit
 from gateway.http.ports import CachedSnapshot, SnapshotSource
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item
 from protocol.principal import Principal, View
 from protocol.public_view import PublicView
+from protocol.scoped_view import shown
 from protocol.topics import Topic, TopicKind, is_key
 
 __all__ = ["ShopApi"]
@@ -29,10 +31,9 @@ _NOT_BUILT_RETRY_MS: Final = 3_600_000
 
 
 class ShopApi:
-    def __init__(self, source: SnapshotSource, *, principal: Principal | None, low_stock: int) -> None:
-        """`principal` is who comes without credentials; None: nobody may."""
+    def __init__(self, source: SnapshotSource, *, identify: Identification, low_stock: int) -> None:
         self._source = source
-        self._principal = principal
+        self._identify = identify
         self._low_stock = low_stock
 
     def routes(self) -> list[Route]:
@@ -45,17 +46,21 @@ class ShopApi:
         ]
 
     async def product(self, request: Request) -> Response:
-        topic, view = self._authorize(request, TopicKind.PRODUCT)
+        topic, view, principal = await self._authorize(request, TopicKind.PRODUCT)
         snapshot = await self._source.snapshot(topic, view)
-        live = [item for item in snapshot.items if not item.deleted]
+        scope = principal.scope_for(topic, view)
+        seen = snapshot.items if scope is None else shown(scope, snapshot.items)
+        live = [item for item in seen if not item.deleted]
         if not live:
             raise ProtocolError(ErrorCode.NOT_FOUND, f"there is no product {topic.id}")
-        shown = live if view is View.PUBLIC else [*live, *self._availability(topic, snapshot.items)]
+        # Who may see the public view sees the availability of that; else one of what is seen here.
+        counted = snapshot.items if principal.may_public else seen
+        told = live if view is View.PUBLIC else [*live, *self._availability(topic, counted)]
         parts = [
             b'"product_id":"%s"' % topic.id.encode(),
             b'"view":"%s"' % view.encode(),
-            b'"product":' + _first(shown, "product:"),
-            b'"availability":' + _first(shown, "availability:"),
+            b'"product":' + _first(told, "product:"),
+            b'"availability":' + _first(told, "availability:"),
         ]
         if view is View.EXACT:
             parts.append(b'"stock":' + _array(sorted(i for i in live if i.key.startswith("stock:"))))
@@ -75,15 +80,19 @@ class ShopApi:
         )
 
     async def _page(self, request: Request, kind: TopicKind) -> Response:
-        topic, view = self._authorize(request, kind)
+        topic, view, principal = await self._authorize(request, kind)
         limit = parse_limit(request.query_params.get("limit"))
         after = parse_cursor(request.query_params.get("cursor"))
         snapshot = await self._source.snapshot(topic, view)
         rows = "stock" if view is View.EXACT else "availability"
-        if len(snapshot.items) > _INLINE_ITEMS:
-            page = await asyncio.to_thread(cut_page, snapshot.items, rows, after, limit)
-        else:
-            page = cut_page(snapshot.items, rows, after, limit)
+        scope = principal.scope_for(topic, view)
+
+        def cut() -> Page:
+            seen = snapshot.items if scope is None else shown(scope, snapshot.items)
+            return cut_page(seen, rows, after, limit)
+
+        large = len(snapshot.items) > _INLINE_ITEMS
+        page = await asyncio.to_thread(cut) if large else cut()
         cursor = b"null" if page.next_cursor is None else b'"%s"' % page.next_cursor.encode()
         parts = [
             b'"%s_id":"%s"' % (kind.encode(), topic.id.encode()),
@@ -94,8 +103,8 @@ class ShopApi:
         ]
         return self._answer(request, view, snapshot, parts)
 
-    def _authorize(self, request: Request, kind: TopicKind) -> tuple[Topic, View]:
-        principal = self._identify(request)
+    async def _authorize(self, request: Request, kind: TopicKind) -> tuple[Topic, View, Principal]:
+        principal = await self._identify(request)
         name = request.path_params["id"]
         if not is_key(name):
             raise ProtocolError(ErrorCode.NOT_FOUND, f"an id of a {kind} is 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -103,15 +112,7 @@ class ShopApi:
         if asked is not None and asked not in list(View):
             raise ProtocolError(ErrorCode.BAD_MESSAGE, "view is exact or public")
         topic = Topic(kind, name)
-        return topic, principal.view_for(topic, None if asked is None else View(asked))
-
-    def _identify(self, request: Request) -> Principal:
-        scheme = request.headers.get("authorization", "").partition(" ")[0]
-        if scheme.lower() == "bearer":
-            raise ProtocolError(ErrorCode.UNAUTHENTICATED, "this version of the gateway takes no tokens")
-        if self._principal is None:
-            raise ProtocolError(ErrorCode.UNAUTHENTICATED, "credentials are needed")
-        return self._principal
+        return topic, principal.view_for(topic, None if asked is None else View(asked)), principal
 
     def _availability(self, topic: Topic, items: Iterable[Item]) -> list[Item]:
         public = PublicView(topic, self._low_stock)

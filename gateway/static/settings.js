@@ -9,7 +9,8 @@
  *       "token": null                                                 sent with the connection
  *     }
  *
- * URL parameters: `?location=L2`, `?products=A,B,C`, `?view=exact` or `?view=public`.
+ * URL parameters: `?location=L2`, `?products=A,B,C`, `?view=exact` or `?view=public`. Behind `#`, which no server
+ * and no log gets to see: `#token=...`.
  */
 
 const KEY = /^[A-Za-z0-9._-]{1,64}$/;
@@ -38,7 +39,7 @@ export async function loadSettings(place = globalThis.location) {
     asked: asked !== undefined,
     view: view === "exact" || view === "public" ? view : undefined,
     realtime: new URL(told.realtime ?? "realtime", document.baseURI),
-    token: told.token ?? null,
+    token: new URLSearchParams(place.hash?.slice(1)).get("token") ?? told.token ?? null,
   };
 }
 

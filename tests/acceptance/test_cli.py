@@ -45,8 +45,8 @@ class TestOneLine:
             sys.executable, "-m", "gateway", "token", stdout=PIPE, stderr=PIPE, env=environment()
         )
         _, err = await process.communicate()
-        assert process.returncode == 1
-        assert err.startswith(b"inventory-gateway: this version has no tokens")
+        assert process.returncode == 2
+        assert err.startswith(b"inventory-gateway token: the following arguments are required: --subject")
 
     async def test_a_reader_that_has_enough(self) -> None:
         shell = f"{COMMAND} --help | head -1"

@@ -143,12 +143,24 @@ class TestWhileItRuns:
     def test_it_writes_where_everything_is(self, dev: Dev) -> None:
         told = dev.told
         assert set(told) == {"gateway_url", "ops_url", "database_url", "redis_url", "token"}
-        assert told["token"] is None
+        assert told["token"].count(".") == 2
         assert told["gateway_url"].startswith("http://127.0.0.1:")
         assert told["gateway_url"].count("/") == told["ops_url"].count("/") == 2
         printed = dev.log.read_text()
         assert all(str(told[name]) in printed for name in told if told[name] is not None)
-        assert "token: none in this version" in printed
+
+    async def test_its_token_may_do_everything(self, dev: Dev) -> None:
+        headers = {"Authorization": f"Bearer {dev.told['token']}"}
+        async with httpx.AsyncClient(headers=headers) as http:
+            answer = await http.get(dev.told["gateway_url"] + "/v1/vendors/V1/stock?limit=1")
+            assert (answer.status_code, answer.json()["view"], len(answer.json()["items"])) == (
+                200,
+                "exact",
+                1,
+            )
+        url = dev.told["gateway_url"].replace("http", "ws") + "/realtime"
+        async with websockets.connect(url, additional_headers=headers, proxy=None) as client:
+            assert json.loads(await client.recv())["principal"] == "dev"
 
     async def test_it_is_ready_and_has_a_page_a_client_and_an_operators_port(self, dev: Dev) -> None:
         told = dev.told

@@ -49,6 +49,7 @@ class Gateway:
     def __init__(self, *scripts: Script, refuse: list[HTTPStatus] | None = None) -> None:
         self.requests: list[Any] = []
         self.offered: list[str | None] = []
+        self.presented: list[str | None] = []
         self.port = 0
         self._scripts = list(scripts)
         self._refuse = refuse or []
@@ -56,6 +57,7 @@ class Gateway:
     async def handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         self.offered.append(connection.request.headers.get("Sec-WebSocket-Protocol"))
+        self.presented.append(connection.request.headers.get("Authorization"))
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         await say(connection, WELCOME)
         self.requests.append(orjson.loads(await connection.recv()))
@@ -92,9 +94,10 @@ class Tail:
         return [message["type"] for message in self.messages]
 
     @asynccontextmanager
-    async def running(self, url: str, *topics: str) -> AsyncIterator[None]:
+    async def running(self, url: str, *topics: str, token: str | None = None) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        work = _follow(url, Following(topics or ("product:A",)), self.write, random=lambda: 0.999)
+        following = Following(topics or ("product:A",))
+        work = _follow(url, following, self.write, token=token, random=lambda: 0.999)
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             group.create_task(run_until(stop, work))
             try:
@@ -120,6 +123,13 @@ class TestPrinting:
             await eventually(lambda: tail.types == ["welcome", "snapshot"])
             assert gateway.requests == [{"type": "subscribe", "topics": ["product:A"]}]
             assert gateway.offered == ["inventory.v1"]
+            assert gateway.presented == [None]
+
+    async def test_a_token_is_presented_each_time(self) -> None:
+        tail = Tail()
+        async with Gateway(drop, stay).serving() as gateway, tail.running(gateway.url, token="a.b.c"):
+            await eventually(lambda: gateway.presented == ["Bearer a.b.c"] * 2)
+            assert "a.b.c" not in str(tail.messages)
 
 
 class TestReconnecting:

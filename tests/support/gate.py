@@ -12,6 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 
+from gateway.auth.entrance import Entrance
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
 from gateway.limits import ConnectionLimits
@@ -26,7 +27,7 @@ from tests.support.replica import FakeFeed
 __all__ = ["ANYBODY", "Gate", "Raw", "make_gate"]
 
 Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-ANYBODY = Principal("anonymous", may_exact=True, may_public=True)
+ANYBODY = Principal.anonymous(exact=True)
 
 
 class Gate:
@@ -72,6 +73,7 @@ class Gate:
 async def make_gate(
     *,
     principal: Principal | None = ANYBODY,
+    entrance: Entrance | None = None,
     connection_limits: ConnectionLimits | None = None,
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
@@ -83,7 +85,7 @@ async def make_gate(
         make_hub=lambda told: Hub(feed, metrics, HubSettings(flush_s=0.01, canary_s=1.0), told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
-        principal=principal,
+        entrance=entrance or Entrance(anonymous=principal),
         limits=limits or ClientLimits(),
         connection_limits=connection_limits or ConnectionLimits(),
         origins=origins,

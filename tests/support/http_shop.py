@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from gateway.http.app import make_client_app
-from gateway.http.ports import CachedSnapshot
+from gateway.http.ports import Authority, CachedSnapshot
 from protocol.items import Item, build_item
 from protocol.principal import Principal, View
 from protocol.public_view import PublicView
@@ -14,8 +14,8 @@ from protocol.topics import Topic
 
 __all__ = ["EXACT", "PUBLIC", "FakeSource", "assert_problem", "client", "product", "stock"]
 
-EXACT = Principal("anonymous", may_exact=True, may_public=True)
-PUBLIC = Principal("anonymous", may_exact=False, may_public=True)
+EXACT = Principal.anonymous(exact=True)
+PUBLIC = Principal.anonymous(exact=False)
 
 
 def stock(product: str, location: str, available: int, *, version: int = 1, **more: Any) -> Item:
@@ -36,10 +36,10 @@ def stock(product: str, location: str, available: int, *, version: int = 1, **mo
     return build_item("stock", row, version)
 
 
-def product(product_id: str, *, version: int = 1, status: str = "published") -> Item:
+def product(product_id: str, *, version: int = 1, status: str = "published", vendor_id: str = "V") -> Item:
     row = {
         "product_id": product_id,
-        "vendor_id": "V",
+        "vendor_id": vendor_id,
         "sku": f"SKU-{product_id}",
         "name": f"Product {product_id}",
         "category": "tea",
@@ -76,12 +76,18 @@ def client(
     source: FakeSource,
     principal: Principal | None = EXACT,
     *,
+    authority: Authority | None = None,
     allowed_origins: Sequence[str] = (),
     page: bool = False,
     raise_errors: bool = True,
 ) -> httpx.AsyncClient:
     app = make_client_app(
-        source, principal=principal, low_stock=5, allowed_origins=allowed_origins, page=page
+        source,
+        principal=principal,
+        authority=authority,
+        low_stock=5,
+        allowed_origins=allowed_origins,
+        page=page,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=raise_errors)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")

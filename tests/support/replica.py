@@ -14,7 +14,7 @@ from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.envelope import Changed, Envelope, Position, Ready, Voided
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item, build_item
-from protocol.principal import View
+from protocol.principal import Scope, View
 from protocol.subscription import Signal, Subscription
 from protocol.topics import Topic
 from tests.support.checker import CheckedCopies
@@ -41,8 +41,8 @@ def stock(product_id: str, version: int, *, on_hand: int = 5, location_id: str =
     return build_item("stock", row | more, version)
 
 
-def product(product_id: str, version: int, *, status: str = "published") -> Item:
-    row = {"product_id": product_id, "vendor_id": "V", "price_minor": 100, "status": status}
+def product(product_id: str, version: int, *, status: str = "published", vendor_id: str = "V") -> Item:
+    row = {"product_id": product_id, "vendor_id": vendor_id, "price_minor": 100, "status": status}
     return build_item("product", row, version)
 
 
@@ -210,9 +210,16 @@ class Client(CheckedCopies):
 
     # --- what a user does
 
-    def subscribe(self, topic: str, *, view: View = View.EXACT, resume: Position | None = None) -> Delivery:
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        view: View = View.EXACT,
+        resume: Position | None = None,
+        scope: Scope | None = None,
+    ) -> Delivery:
         self.leave(topic)
-        delivery = Delivery(Subscription(topic, None, view), self.outgoing, resume=resume)
+        delivery = Delivery(Subscription(topic, None, view, scope), self.outgoing, resume=resume)
         self.deliveries[topic] = delivery
         self.held[topic] = view
         self.hub.subscribe(delivery)

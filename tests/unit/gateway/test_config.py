@@ -29,6 +29,14 @@ CONTRACT: dict[str, Any] = {
     "ALLOWED_ORIGINS": (),
     "JWT_SECRET": None,
     "JWKS_URL": None,
+    "JWKS_REFRESH_S": 300,
+    "JWT_ALGORITHMS": ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"),
+    "JWT_TYPE": None,
+    "CLAIM_SUBJECT": "sub",
+    "CLAIM_VENDOR": "vendor_id",
+    "CLAIM_LOCATIONS": "locations",
+    "CLAIM_PERMISSIONS": "permissions",
+    "TOKEN": None,
     "JWT_ISSUER": None,
     "JWT_AUDIENCE": None,
     "JWT_LEEWAY_S": 5,
@@ -44,6 +52,7 @@ CONTRACT: dict[str, Any] = {
     "LOW_STOCK": 5,
     "AUTH_TIMEOUT_S": 5,
     "MAX_CONNECTIONS": 0,
+    "MAX_UNAUTHENTICATED": 1000,
     "MAX_CONNECTIONS_PER_ADDRESS": 0,
     "HANDSHAKES_PER_ADDRESS_PER_S": 0,
     "MESSAGES_PER_S": 1000,
@@ -123,7 +132,8 @@ class TestValues:
 
     def test_secrets_stay_out_of_the_representation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://u:s3cret@h/d")
-        monkeypatch.setenv("GATEWAY_JWT_SECRET", "s3cret")
+        monkeypatch.setenv("GATEWAY_JWT_SECRET", "s3cret" * 6)
+        monkeypatch.setenv("GATEWAY_TOKEN", "s3cret")
         assert "s3cret" not in repr(load_settings())
 
 
@@ -131,6 +141,25 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("variable", "value", "line"),
         [
+            (
+                "JWT_SECRET",
+                "s3cret" * 5,
+                "GATEWAY_JWT_SECRET=(secret): a random text of at least 32 bytes is needed",
+            ),
+            (
+                "JWKS_URL",
+                "http://127.0.0.1/jwks",
+                "GATEWAY_JWKS_URL='http://127.0.0.1/jwks': a URL like https://id.example/jwks is needed",
+            ),
+            (
+                "JWT_ALGORITHMS",
+                "RS256,HS256",
+                (
+                    "GATEWAY_JWT_ALGORITHMS='RS256,HS256': "
+                    "some of RS256, PS256, ES256, ES384, EdDSA, Ed25519, separated by commas is needed"
+                ),
+            ),
+            ("JWT_LEEWAY_S", "61", "GATEWAY_JWT_LEEWAY_S='61': a number from 0 to 60 is needed"),
             ("POLL_MS", "fast", "GATEWAY_POLL_MS='fast': a whole number from 1 to 10000 is needed"),
             ("POLL_MS", "0", "GATEWAY_POLL_MS='0': a whole number from 1 to 10000 is needed"),
             ("HEARTBEAT_S", "nan", "GATEWAY_HEARTBEAT_S='nan': a number from 0.05 to 3600 is needed"),

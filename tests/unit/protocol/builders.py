@@ -9,10 +9,11 @@ from protocol.items import Item, build_item
 from protocol.messages import SERVER_MESSAGES
 from protocol.principal import Principal
 from protocol.session import Event, Send, Session, SessionLimits
+from tests.support.principals import seeing
 
 NOW: Final = datetime(2026, 11, 22, 10, 0, 0, 123456, UTC)
-EXACT: Final = Principal("till", may_exact=True, may_public=True)
-PUBLIC: Final = Principal("anonymous", may_exact=False, may_public=True)
+EXACT: Final = seeing("till", exact=True, public=True)
+PUBLIC: Final = Principal.anonymous(exact=False)
 
 
 def stock(product: str, location: str, version: int, available: int = 7, **fields: Any) -> Item:

@@ -5,11 +5,12 @@ import pytest
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal, View
 from protocol.topics import parse_topic
+from tests.support.principals import seeing
 
-ALL = Principal("till", may_exact=True, may_public=True)
-PUBLIC = Principal("anonymous", may_exact=False, may_public=True)
-EXACT = Principal("service", may_exact=True, may_public=False)
-NOTHING = Principal("nobody", may_exact=False, may_public=False)
+ALL = seeing("till", exact=True, public=True)
+PUBLIC = seeing("anonymous", exact=False, public=True)
+EXACT = seeing("service", exact=True, public=False)
+NOTHING = seeing("nobody", exact=False, public=False)
 TOPICS = ["product:A", "location:L1"]
 
 

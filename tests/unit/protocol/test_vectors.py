@@ -11,10 +11,10 @@ import pytest
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.errors import CloseCode, ErrorCode, ProtocolError
 from protocol.items import Copy, Item, item_key
-from protocol.principal import Principal
 from protocol.public_view import PublicView
 from protocol.session import CloseWith, Event, Send, Session, SessionLimits, Signal
 from protocol.topics import parse_topic
+from tests.support.principals import seeing
 from tests.unit.protocol.builders import checked
 
 VECTORS = {
@@ -54,7 +54,9 @@ class Replay:
         self.session = Session(
             self.dialect,
             limits=SessionLimits(**settings["limits"]),
-            principal=None if principal is None else Principal(**principal),
+            principal=None
+            if principal is None
+            else seeing(principal["name"], exact=principal["may_exact"], public=principal["may_public"]),
         )
 
     def do(self, step: Step) -> tuple[list[bytes], CloseCode | None]:

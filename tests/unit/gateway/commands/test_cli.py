@@ -2,20 +2,25 @@
 
 import os
 import sys
+import time
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from gateway import cli
+from gateway.auth.keys import KeyRing, secret_key
+from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.config import Address
 from gateway.errors import CommandFailed, SettingsError
 from listeners.errors import Unavailable
+from protocol.principal import Principal
+from tests.support.tokens import SECRET
 
 # PROTOCOL.md, section 4
 NAMES = [
     *("dev", "serve", "relay", "migrate", "attach", "detach", "sources"),
-    *("resync", "seed", "simulate", "token", "tail", "doctor"),
+    *("resync", "seed", "simulate", "token", "revoke", "tail", "doctor"),
 ]
 
 
@@ -189,23 +194,65 @@ class TestFailures:
 
 
 class TestToken:
-    def test_this_version_has_none(self, capsys: pytest.CaptureFixture[str]) -> None:
-        arguments = [
-            "token",
-            "--subject",
-            "s",
-            "--vendor",
+    @pytest.fixture(autouse=True)
+    def secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GATEWAY_JWT_SECRET", SECRET)
+
+    def verified(self, text: str, **rules: Any) -> Principal:
+        return TokenVerifier(TokenRules(**rules), KeyRing(secret_key(SECRET))).verify(text.strip())
+
+    def test_what_was_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+        scope = ("--vendor", "V", "--location", "L1", "L2", "--location", "L3", "--permission", "inv:set")
+        assert run("token", "--subject", "till", *scope, "--ttl", "2h") == 0
+        principal = self.verified(capsys.readouterr().out)
+        assert (principal.name, principal.vendor_id, principal.permissions) == (
+            "till",
             "V",
-            "--location",
-            "L1",
-            "L2",
-            "--permission",
-            "inv:set",
-            "--ttl",
-            "1h",
-        ]
-        assert run(*arguments) == 1
-        assert "this version has no tokens" in only_line(capsys)
+            frozenset({"inv:set"}),
+        )
+        assert principal.locations == frozenset({"L1", "L2", "L3"})
+        assert principal.expires_at == pytest.approx(time.time() + 7200, abs=5)
+
+    def test_everything(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("token", "--subject", "s", "--vendor", "*", "--location", "*") == 0
+        principal = self.verified(capsys.readouterr().out)
+        assert (principal.vendor_id, principal.locations) == ("*", None)
+
+    def test_it_says_what_this_gateway_asks_for(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GATEWAY_JWT_ISSUER", "https://id.example")
+        monkeypatch.setenv("GATEWAY_JWT_AUDIENCE", "inventory")
+        monkeypatch.setenv("GATEWAY_JWT_TYPE", "at+jwt")
+        assert run("token", "--subject", "s") == 0
+        rules = {"issuer": "https://id.example", "audience": "inventory", "type": "at+jwt"}
+        assert self.verified(capsys.readouterr().out, **rules).name == "s"
+
+    def test_without_a_key(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("GATEWAY_JWT_SECRET")
+        assert run("token", "--subject", "s") == 2
+        assert "GATEWAY_JWT_SECRET is not set" in only_line(capsys)
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("--ttl", "1w"),
+            ("--ttl", "0s"),
+            ("--ttl", "367d"),
+            ("--vendor", "a b"),
+            ("--location", "a:b"),
+            ("--permission", "inv:everything"),
+        ],
+    )
+    def test_what_no_gateway_would_take(
+        self, capsys: pytest.CaptureFixture[str], option: str, value: str
+    ) -> None:
+        assert run("token", "--subject", "s", option, value) == 2
+        assert only_line(capsys).startswith(f"inventory-gateway: {option}={value!r}: ")
+
+    def test_nobody(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("token", "--subject", "") == 2
+        assert "--subject=''" in only_line(capsys)
 
 
 class TestServe:

@@ -1,0 +1,44 @@
+"""What `doctor` says about tokens."""
+
+from collections.abc import Awaitable, Callable
+
+from gateway.auth.errors import NoKeySet
+from gateway.auth.fetching import FetchFailed, fetch
+from gateway.auth.keys import read_key_set
+from gateway.config import Settings
+from listeners.findings import Finding, fail, fine, warn
+
+__all__ = ["examine_credentials"]
+
+
+async def examine_credentials(
+    settings: Settings, *, fetch: Callable[[str], Awaitable[bytes]] = fetch
+) -> list[Finding]:
+    """Of nothing that is not there it says anything, unless nobody could come in."""
+    findings: list[Finding] = []
+    if settings.jwt_secret is None and settings.jwks_url is None:
+        if settings.anonymous == "off":
+            advice = "set GATEWAY_JWKS_URL or GATEWAY_JWT_SECRET, or let GATEWAY_ANONYMOUS be public"
+            findings.append(fail("credentials", "needed, and no key to check any with", advice))
+        return findings
+    if settings.jwt_secret is not None:
+        advice = "give each service keys of its own by a provider: GATEWAY_JWKS_URL"
+        found = "a shared secret: whoever can check tokens can make them"
+        findings.append(warn("GATEWAY_JWT_SECRET", found, advice))
+    if settings.jwks_url is not None:
+        findings.append(await _examine_key_set(settings, settings.jwks_url, fetch))
+        if settings.jwt_issuer is None or settings.jwt_audience is None:
+            found = "any issuer's or audience's tokens that these keys have signed are taken"
+            findings.append(warn("tokens", found, "set GATEWAY_JWT_ISSUER and GATEWAY_JWT_AUDIENCE"))
+    if settings.anonymous == "exact":
+        advice = "fine on one's own machine; else public or off"
+        findings.append(warn("GATEWAY_ANONYMOUS", "exact: tokens limit nobody who leaves them out", advice))
+    return findings
+
+
+async def _examine_key_set(settings: Settings, url: str, fetch: Callable[[str], Awaitable[bytes]]) -> Finding:
+    try:
+        keys = read_key_set(await fetch(url), settings.jwt_algorithms)
+    except (FetchFailed, NoKeySet) as error:
+        return fail("GATEWAY_JWKS_URL", str(error), "no token can be checked before this is mended")
+    return fine("GATEWAY_JWKS_URL", f"{len(keys)} keys for tokens")

@@ -1,0 +1,153 @@
+"""The part of a connection that has to do with who its client is."""
+
+import asyncio
+from datetime import UTC, datetime
+from functools import partial
+from typing import cast
+
+import structlog
+
+from gateway.handshake import Handshake
+from gateway.outgoing import Outgoing
+from gateway.realtime import Realtime
+from gateway.server import WebSocketProtocol
+from gateway.sockets import direct_fd
+from gateway.turns import Turns
+from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
+from protocol.principal import Principal
+from protocol.session import Authenticate, Event, Session
+from protocol.subscription import Subscription
+
+__all__ = ["Identifying"]
+
+log = structlog.get_logger(__name__)
+
+
+class Identifying(WebSocketProtocol):
+    """What gateway.connection.ClientConnection is made of besides; it has the attributes and the rest.
+
+    Tokens are checked at once where the key is known. Else somebody is asked, and meanwhile nothing more is
+    read of the client: what it has sent already waits in `_held`, and is answered in its order.
+    """
+
+    __slots__ = ("_held", "_outgoing", "_session", "_timer")
+
+    address: str
+    session_id: str
+    stalled_since: float | None
+    transport: asyncio.Transport
+    _held: list[bytes] | None  # None: nobody is being asked
+    _outgoing: Outgoing | None
+    _realtime: Realtime
+    _session: Session | None
+    _timer: asyncio.TimerHandle | None
+    _turns: Turns | None
+
+    @property
+    def outgoing(self) -> Outgoing:
+        raise NotImplementedError
+
+    def close(self, code: CloseCode) -> None:
+        raise NotImplementedError
+
+    def _handle(self, events: list[Event]) -> None:
+        raise NotImplementedError
+
+    def _message_received(self, data: bytes, binary: bool) -> None:
+        raise NotImplementedError
+
+    def _resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def _cancel_timer(self) -> None:
+        raise NotImplementedError
+
+    def has_progressed(self) -> bool:
+        raise NotImplementedError
+
+    def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
+        raise NotImplementedError
+
+    def _identify(self, handshake: Handshake) -> None:
+        self._held = []
+        self._realtime.entrance.identify(handshake, partial(self._identified, handshake))
+        self._wait_for_identity()
+
+    def _identified(self, handshake: Handshake, identity: Principal | ProtocolError | None) -> None:
+        """Bad credentials are told after `welcome`: browsers can not read the status of a refused upgrade."""
+        if self._held is None:
+            return  # gone meanwhile
+        realtime = self._realtime
+        principal = None if isinstance(identity, ProtocolError) else identity
+        self._outgoing = Outgoing(
+            self.transport, handshake.dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
+        )
+        session = self._session = realtime.make_session(handshake.dialect, principal)
+        self._outgoing.send(
+            "welcome",
+            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
+        )
+        log.info("connection open", session=self.session_id, address=self.address)
+        if isinstance(identity, ProtocolError):
+            self._turn_away(identity)
+            return
+        if not realtime.entrance.settle(self, principal):
+            self.close(Close.TOO_MANY)
+            return
+        realtime.opened(self)
+        if principal is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
+        self._handle(session.subscribe_on_open(handshake.topics))
+        self._go_on()
+
+    def _authenticate(self, event: Authenticate) -> None:
+        self._held = []
+        self._realtime.entrance.check(event.token, partial(self._authenticated, event.id))
+        self._wait_for_identity()
+
+    def _authenticated(self, request_id: str | None, identity: Principal | ProtocolError | None) -> None:
+        session = cast("Session", self._session)
+        if self._held is None or session.closing or identity is None:
+            return
+        if isinstance(identity, ProtocolError):
+            error = identity.about(id=request_id)
+            if error.code is ErrorCode.UNAVAILABLE and session.principal is not None:
+                self.outgoing.send("error", self.outgoing.dialect.error(error))
+                self._go_on()
+            else:
+                self._turn_away(error)
+            return
+        events = session.authenticate(request_id, identity)
+        if session.principal is identity:
+            self._cancel_timer()  # of who has no credentials in time
+            self._realtime.entrance.settle(self, identity)
+        self._handle(events)
+        self._go_on()
+
+    def _turn_away(self, error: ProtocolError) -> None:
+        """One word about it, and the end. Where credentials could not be checked they may do later."""
+        self.outgoing.send("error", self.outgoing.dialect.error(error))
+        passing = error.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
+        self.close(Close.OVERLOADED if passing else Close.UNAUTHENTICATED)
+
+    def _wait_for_identity(self) -> None:
+        """Nothing more is read while there is no answer."""
+        if self._held is not None:
+            self.transport.pause_reading()
+            if self._turns is not None:
+                self._turns.stop()
+
+    def _go_on(self) -> None:
+        """Who this is is known: what came meanwhile, and what comes."""
+        held, self._held = self._held or [], None
+        while held and not self._waits:  # for there may be another `auth` among them
+            self._message_received(held.pop(0), binary=False)
+        if self._waits:
+            cast("list[bytes]", self._held).extend(held)
+        elif not self.transport.is_reading():
+            self._resume_reading()
+
+    @property
+    def _waits(self) -> bool:
+        return self._held is not None

@@ -1,0 +1,48 @@
+"""The store of tickets and revocations in memory."""
+
+from listeners.credential_store import RevocationRecord
+from protocol.errors import ErrorCode, ProtocolError
+
+__all__ = ["MemoryCredentials"]
+
+
+def _order(place: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in place.split("-"))
+
+
+class MemoryCredentials:
+    """As listeners.credential_store.CredentialStore; `away`: every question fails."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.tickets: dict[str, bytes] = {}
+        self.records: list[RevocationRecord] = []
+        self.asked = 0
+
+    async def put_ticket(self, digest: str, holder: bytes, ttl_s: int) -> None:
+        self._answer()
+        self.tickets[digest] = holder
+
+    async def take_ticket(self, digest: str) -> bytes | None:
+        self._answer()
+        return self.tickets.pop(digest, None)
+
+    async def revoke(
+        self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int
+    ) -> None:
+        self._answer()
+        place = f"{now_ms}-{len(self.records)}"
+        self.records.append(RevocationRecord(place, kind, digest, issued_until, ends_at))
+
+    async def last_revocation(self) -> str | None:
+        self._answer()
+        return self.records[-1].place if self.records else None
+
+    async def revocations(self, after: str | None) -> list[RevocationRecord]:
+        self._answer()
+        return [record for record in self.records if after is None or _order(record.place) > _order(after)]
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise ProtocolError(ErrorCode.UNAVAILABLE, "away")
