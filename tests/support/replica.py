@@ -79,7 +79,8 @@ class _Topic:
 class FakeFeed:
     """Redis and Postgres as a replica sees them. `rows` are what a load finds; `change` is the relay.
 
-    Messages go to `hub` unless `deaf`; `gate` holds every read back until it is set.
+    Messages go to `hub` unless `deaf`; `gate` holds every read back until it is set. While `linked` is not,
+    no subscription is confirmed, as on a bus whose link is down (listeners.bus.Subscriptions).
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,8 @@ class FakeFeed:
         self.load_failure: ProtocolError | None = None  # of a topic that nobody has loaded
         self.gate = asyncio.Event()
         self.gate.set()
+        self.linked = asyncio.Event()
+        self.linked.set()
         self.page_items = 2000
         self.log_entries = 100
         self.reads = 0
@@ -132,9 +135,11 @@ class FakeFeed:
         self.subscribed.discard(topic)
 
     def is_subscribed(self, topic: str) -> bool:
-        return topic in self.subscribed and self.gate.is_set() and self.failure is None
+        linked = self.linked.is_set() and topic in self.subscribed
+        return linked and self.gate.is_set() and self.failure is None
 
     async def wait_subscribed(self, topic: str) -> None:
+        await self.linked.wait()
         await self._answer()
 
     async def enter(self, topic: Topic) -> tuple[Opened, Stored | None]:

@@ -190,12 +190,14 @@ class World:
         """The link is lost; or it is back."""
         if not back and not self.feed.deaf:
             self.feed.deaf = True
+            self.feed.linked.clear()
             self.hub.lost()
         elif back:
             self.restore()
 
     def restore(self) -> None:
         self.feed.deaf = False
+        self.feed.linked.set()
         self.hub.restored()
 
     async def do_beat(self) -> None:
