@@ -31,6 +31,7 @@ __all__ = [
     "replica_of",
     "send_away",
     "session",
+    "settled_generation",
     "standby_of",
 ]
 
@@ -112,6 +113,29 @@ async def next_generation(rig: Rig, before: str) -> str:
         return now
 
     return str(await eventually(found, timeout_s=15))
+
+
+async def settled_generation(rig: Rig) -> str:
+    """Waits until nothing that was not logged can ask for another one: all of it has been dealt with, and
+    beats have gone the whole way under the same generation since."""
+    settled = (
+        "SELECT p.losses_settled = l.last_value::text || l.is_called::text"
+        " FROM gateway.position p, gateway.loss_seq l"
+    )
+    beats = "SELECT acknowledged FROM gateway.canary"
+
+    async def found() -> str:
+        before, beat = await generation(rig), await ask(rig.postgres, beats)
+
+        async def beaten() -> bool:
+            return bool(await ask(rig.postgres, beats) >= beat + 3)
+
+        await eventually(beaten, timeout_s=10)
+        assert await ask(rig.postgres, settled)
+        assert await generation(rig) == before
+        return before
+
+    return str(await eventually(found, timeout_s=30))
 
 
 async def loads(rig: Rig) -> float:

@@ -9,7 +9,16 @@ import pytest
 from listeners.retention import empty_old_leaves
 from tests.faults.clocks import LIBRARY, Clock
 from tests.faults.ledger import injected
-from tests.faults.rewinding import PATIENT, ask, generation, mark, marked, next_generation, session
+from tests.faults.rewinding import (
+    PATIENT,
+    ask,
+    generation,
+    mark,
+    marked,
+    next_generation,
+    session,
+    settled_generation,
+)
 from tests.faults.rig import Rig, stack
 from tests.support.servers import server_directory
 
@@ -77,8 +86,8 @@ async def test_a_jump_of_the_database_s_clock_beyond_the_log_s_retention_is_repa
             await next_generation(rig, before)
             await rig.recovered(fault)
         with injected("clocks: postgres's jumps 25 hours back, to what it should be") as fault:
+            before = await settled_generation(rig)
             clock.jump(0)
-            before = await generation(rig)
             await mark(rig, 1002)
             await rig.recovered(fault)
             assert await generation(rig) == before
