@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast
 
 from protocol.dialects import Dialect
 from protocol.envelope import Position
@@ -188,9 +188,8 @@ class Session:
             topic = parse_topic(subscription.topic)
             if principal.still_covers(topic, subscription.view, subscription.scope):
                 continue
-            said = self.revoke(subscription, "scope_changed")
-            if said is not None:
-                events += [Leave(subscription), Send(said, "unsubscribed")]
+            said = cast("bytes", self.revoke(subscription, "scope_changed"))  # it is held, so something is
+            events += [Leave(subscription), Send(said, "unsubscribed")]
         return events
 
     def refuse(self, subscription: Subscription, error: ProtocolError) -> bytes | None:
