@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any, Final
 
 import asyncpg
@@ -7,6 +8,9 @@ from listeners.postgres import brief_transaction
 __all__ = ["LEAVES", "clear_leaf", "empty_old_leaves"]
 
 LEAVES: Final = 8  # change_log_0 .. change_log_7, one an hour, round and round
+# A busy relay's own reader has all leaves locked for much of the time, but each time for a moment only.
+_TRIES: Final = 8
+_PAUSE_S: Final = 0.007
 
 # Rows that the saved position has not passed. Both halves use the index on xid.
 _UNREAD = """
@@ -47,14 +51,23 @@ async def _is_done(connection: Any, leaf: str, position: str) -> bool:
 async def clear_leaf(connection: Any, leaf: str, position: str) -> bool:
     """Lock the leaf, make sure that nothing unread has come into it, and truncate it.
 
-    False if somebody has it locked, or if there is something to be read.
+    False if somebody keeps it locked, or if there is something to be read.
     """
-    try:
-        async with brief_transaction(connection):
-            await connection.execute(f"LOCK TABLE gateway.{leaf} IN ACCESS EXCLUSIVE MODE NOWAIT")
-            if await connection.fetchval(f"SELECT {_UNREAD.format(leaf=leaf)}", position):
-                return False
-            await connection.execute(f"TRUNCATE gateway.{leaf}")
-    except asyncpg.LockNotAvailableError:
-        return False
+    for attempt in range(_TRIES):
+        if attempt:
+            await asyncio.sleep(_PAUSE_S)
+        try:
+            return await _clear_unlocked(connection, leaf, position)
+        except asyncpg.LockNotAvailableError:
+            continue
+    return False
+
+
+async def _clear_unlocked(connection: Any, leaf: str, position: str) -> bool:
+    """Raises LockNotAvailableError at once: whoever waits for this lock makes all others wait."""
+    async with brief_transaction(connection):
+        await connection.execute(f"LOCK TABLE gateway.{leaf} IN ACCESS EXCLUSIVE MODE NOWAIT")
+        if await connection.fetchval(f"SELECT {_UNREAD.format(leaf=leaf)}", position):
+            return False
+        await connection.execute(f"TRUNCATE gateway.{leaf}")
     return True

@@ -224,8 +224,11 @@ class TestEveryGatewayIsDownForTooLong:
                 await it.recovered(fault)
 
     async def test_a_transaction_that_was_not_logged_and_commits_later(self) -> None:
-        """Nothing in the log tells of it, and the generation that begins in between does not contain it."""
-        async with scene() as it:
+        """Nothing in the log tells of it, and the generation that begins in between does not contain it.
+
+        The sweep may find it before the gateway has noticed: docs/reliability.md, what is not promised.
+        """
+        async with scene(mismatches=None) as it:
             for isolation in ("read_committed", "repeatable_read"):
                 with injected("gateway: back before the end of a transaction that was not logged") as fault:
                     await self.stop_for_days(it)
@@ -238,7 +241,8 @@ class TestEveryGatewayIsDownForTooLong:
                     await it.recovered(fault)
 
     async def test_a_transaction_that_was_prepared_meanwhile(self) -> None:
-        async with scene(postgres_settings={"max_prepared_transactions": "10"}) as it:
+        settings = {"max_prepared_transactions": "10"}
+        async with scene(mismatches=None, postgres_settings=settings) as it:
             with injected("shop: a prepared transaction outlives a relay") as fault:
                 await self.prepare(it, f"UPDATE inventory SET on_hand = 77 {ONCE}")
                 await it.replica.kill()
