@@ -22,37 +22,46 @@ class Together(Generic[Q]):
     def __init__(self, ask: Callable[[Sequence[Q]], Awaitable[Sequence[Any]]]) -> None:
         self._ask = ask
         self._waiting: deque[tuple[Q, asyncio.Future[Any]]] = deque()
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking = 0  # tasks that will look once more whether somebody waits
 
     async def answer(self, question: Q) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
-        if len(self._asking) < ROUND_TRIPS:
+        if self._asking < ROUND_TRIPS:
             # It begins in the next turn of the loop: whoever asks in this one comes along.
+            self._asking += 1
             task = asyncio.create_task(self._ask_all(), name="round trips")
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await future
 
     async def _ask_all(self) -> None:
-        """Until nobody waits."""
-        while batch := self._take():
-            try:
-                answers = await self._ask([question for question, _ in batch])
-            except Exception as error:  # noqa: BLE001 - raised to everybody who has asked
-                batch += self._waiting
-                self._waiting.clear()
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            except BaseException:  # the loop is being closed
-                for _, future in batch:
-                    future.cancel()
-                raise
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+        """Until nobody waits. It counts until the moment in which it has found that, and not until its task is
+        known to have ended: who asks in between would wait for a task that looks no more."""
+        try:
+            while batch := self._take():
+                await self._ask_some(batch)
+        finally:
+            self._asking -= 1
+
+    async def _ask_some(self, batch: list[tuple[Q, asyncio.Future[Any]]]) -> None:
+        try:
+            answers = await self._ask([question for question, _ in batch])
+        except Exception as error:  # noqa: BLE001 - raised to everybody who has asked
+            batch += self._waiting
+            self._waiting.clear()
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        except BaseException:  # the loop is being closed
+            for _, future in batch:
+                future.cancel()
+            raise
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
     def _take(self) -> list[tuple[Q, asyncio.Future[Any]]]:
         batch: list[tuple[Q, asyncio.Future[Any]]] = []

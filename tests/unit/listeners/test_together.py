@@ -84,3 +84,21 @@ async def test_nothing_stays_behind(server: Server) -> None:
     await together.answer(1)
     await asyncio.sleep(0)
     assert not together._asking
+
+
+async def test_who_asks_again_in_the_turn_in_which_all_have_ended_is_heard(server: Server) -> None:
+    together = Together(server.ask)
+
+    async def twice(number: int) -> int:
+        await together.answer(number)
+        return int(await together.answer(number + 10))
+
+    server.gate.clear()
+    asking = []
+    for number in range(ROUND_TRIPS):
+        asking.append(asyncio.create_task(twice(number)))
+        while len(server.asked) <= number:
+            await asyncio.sleep(0)
+    server.gate.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*asking) == [2 * (number + 10) for number in range(ROUND_TRIPS)]
