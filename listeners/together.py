@@ -37,8 +37,8 @@ class Together(Generic[Q]):
         return await future
 
     async def _ask_all(self) -> None:
-        """Until nobody waits. It counts until the moment in which it has found that, and not until its task is
-        known to have ended: who asks in between would wait for a task that looks no more."""
+        """Until nobody waits. It counts until it has found that, and not until its task is known to have
+        ended: who asks in between would wait for a task that looks no more."""
         try:
             while batch := self._take():
                 await self._ask_some(batch)
