@@ -368,7 +368,7 @@ class ClientConnection(Identifying):
         if protocol is None or not (said := protocol.data_to_send()):
             return
         if data := b"".join(said):
-            self.transport.write(data)
+            (self.transport if self._outgoing is None else self._outgoing).write(data)
         if not said[-1]:
             self._leave_all()
             # Half-closed, not closed: closing with unread bytes would reset the connection, and the

@@ -80,3 +80,12 @@ def test_a_broken_socket_is_the_transports_to_find(pair: tuple[socket.socket, so
     pair[1].close()
     outgoing.write(b"abc")
     assert transport.kept == b"abc"
+
+
+def test_after_the_end_the_descriptor_is_not_touched(pair: tuple[socket.socket, socket.socket]) -> None:
+    outgoing, transport = make_outgoing(pair[0])
+    outgoing.write(b"abc")
+    outgoing.close()
+    outgoing.write(b"the close frame")
+    assert pair[1].recv(100) == b"abc"
+    assert transport.kept == b"the close frame"
