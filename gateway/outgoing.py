@@ -285,7 +285,7 @@ class Outgoing:
         """The connection is gone or closing: nothing is sent from here on, nobody waits for it."""
         self.closed = True
         self._dirty = self._transfers = None
-        # The descriptor may be another connection's soon; what is still to be said goes through the transport.
+        # The descriptor may be another's soon; what is still to be said goes through the transport.
         self._fd, self._direct = -1, False
         self._wake()
 
