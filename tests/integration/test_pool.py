@@ -176,13 +176,13 @@ class TestWatching:
         """The link is silent already when the server is restarted, or the backend thrown out."""
         async with proxied(database_url) as (proxy, url), watched(url) as pool:
             asking = asyncio.create_task(pool.fetchval("SELECT pg_sleep(60)"))
-            await eventually(lambda: pool.get_idle_size() == 0 and pool.get_size() == 1)
-            proxy.black_hole()
-            gone = (
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND query = 'SELECT pg_sleep(60)'"
+            asked = (
+                "FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+                " AND query = 'SELECT pg_sleep(60)'"
             )
-            await eventually(lambda: pg.fetchval(gone))
+            await eventually(lambda: pg.fetchval(f"SELECT true {asked}"))  # it has come so far
+            proxy.black_hole()
+            await eventually(lambda: pg.fetchval(f"SELECT pg_terminate_backend(pid, 5000) {asked}"))
             async with asyncio.timeout(8 * WATCHED_S):
                 with pytest.raises(asyncpg.ConnectionDoesNotExistError):
                     await asking
