@@ -311,8 +311,8 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an unread leaf of the log is not emptied",
         "listeners/retention.py",
-        "            if await connection.fetchval(",
-        "            if False and await connection.fetchval(",
+        "        if await connection.fetchval(",
+        "        if False and await connection.fetchval(",
         ("tests/integration/test_retention.py",),
     ),
     Mutation(
