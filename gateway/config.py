@@ -9,24 +9,18 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.auth.algorithms import ASYMMETRIC, MIN_SECRET_BYTES
 from gateway.errors import SettingsError
 from gateway.redact import redact
+from gateway.setting_groups import IdentitySettings, LimitSettings
 from gateway.setting_types import (
     Address,
-    Algorithms,
-    HttpsUrl,
     ListenAddress,
     LogLevel,
-    Origins,
     PostgresUrl,
     RedisUrl,
     Seconds,
-    Secret,
-    limit,
     number,
     setting,
-    text,
     url,
     whole,
 )
@@ -37,18 +31,7 @@ PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
 
 
-def _claim(default: str, what: str) -> Any:
-    """Of a provider that calls it otherwise, or keeps it inside another claim."""
-    return setting(
-        default,
-        f"{what}: the claim of a token that says it, or the way to it, as /realm/roles.",
-        "the name of a claim, or a path that begins with /",
-        min_length=1,
-        max_length=256,
-    )
-
-
-class Settings(BaseSettings):
+class Settings(LimitSettings, IdentitySettings, BaseSettings):
     """Every setting of the gateway; units are in the names, and nothing else reads the environment.
 
     Options of the command line win over the environment, which wins over `..._FILE`. An empty variable
@@ -148,90 +131,9 @@ class Settings(BaseSettings):
         0,
         86_400,
     )
-    anonymous: Literal["off", "public", "exact"] = setting(
-        "public",
-        "What a client without credentials may see: nothing, availability, or exact counts.",
-        "off, public or exact",
-    )
-    allowed_origins: Origins = setting(
-        (),
-        "Web origins that may connect, separated by commas; * for every one. Empty: the gateway's own only.",
-        "origins like https://shop.example, separated by commas, or *",
-    )
-    jwt_secret: Secret | None = setting(
-        None,
-        "Key of tokens signed with HS256, for development: whoever can check such a token can make one.",
-        f"a random text of at least {MIN_SECRET_BYTES} bytes",
-        secret=True,
-    )
-    jwks_url: HttpsUrl | None = url(
-        "Where an identity provider publishes the keys of its tokens.",
-        "https://id.example/jwks",
-        secret=False,
-    )
-    jwks_refresh_s: Seconds = number(
-        300,
-        "How often the keys are read again; an unknown one is looked for at once. 0 is not allowed.",
-        "s",
-        30,
-        86_400,
-    )
-    jwt_algorithms: Algorithms = setting(
-        ASYMMETRIC,
-        "What published keys may be used with, each by its kind. HS256 is for GATEWAY_JWT_SECRET alone.",
-        f"some of {', '.join(ASYMMETRIC)}, separated by commas",
-    )
-    jwt_type: str | None = text(
-        "The `typ` every token must carry, at+jwt for access tokens (RFC 9068). Empty: not checked."
-    )
-    jwt_issuer: str | None = text("The `iss` every token must carry. Empty: not checked.")
-    jwt_audience: str | None = text("The `aud` every token must carry. Empty: not checked.")
-    jwt_leeway_s: Seconds = number(5, "Tolerance for the clocks of token issuers. 0: none.", "s", 0, 60)
-    claim_subject: str = _claim("sub", "Who it is")
-    claim_vendor: str = _claim("vendor_id", 'The vendor, or "*"')
-    claim_locations: str = _claim("locations", 'The locations, or "*"')
-    claim_permissions: str = _claim("permissions", "The permissions, a list or one text with spaces")
-    token: str | None = text("What `tail` presents to a gateway that needs credentials.", secret=True)
-    service_keys: str | None = text("Keys of internal services, separated by commas.", secret=True)
-    auth_timeout_s: Seconds = number(
-        5,
-        "A connection that needs credentials is closed (4408) after this. 0 is not allowed.",
-        "s",
-        0.05,
-        300,
-    )
     low_stock: int = whole(
         5, "`low_stock_at` of rows that have none. 0: such a product is never low.", "pieces", 0, 2**31 - 1
     )
-    max_topic_items: int = whole(
-        200_000,
-        "A topic with more items is refused (topic_too_large). 0 is not allowed.",
-        "items",
-        1,
-        10_000_000,
-    )
-    max_connections: int = limit(0, "Client connections of one process.", "connections")
-    max_unauthenticated: int = limit(
-        1000,
-        "Connections of one process that need credentials and have sent none yet; more are closed (4429).",
-        "connections",
-    )
-    max_connections_per_address: int = limit(
-        0, "Client connections from one address, of one process.", "connections"
-    )
-    handshakes_per_address_per_s: int = limit(
-        0, "New connections from one address, of one process; bursts of ten times as many.", "per s"
-    )
-    messages_per_s: int = limit(
-        1000,
-        "Messages from one client, and topics it subscribes to, on average; bursts of ten times as many.",
-        "per s",
-    )
-    snapshot_rows_per_s: int = limit(
-        0, "Snapshot rows for one client, on average; bursts of ten times as many.", "per s"
-    )
-    max_topics: int = limit(500, "Topics held by one connection.", "topics")
-    max_message_bytes: int = limit(16_384, "A message from a client.", "bytes")
     log_format: Literal["auto", "json", "console"] = setting(
         "auto", "auto: console on a terminal, else JSON.", "auto, json or console"
     )
@@ -370,8 +272,9 @@ def _in_words(value: object) -> str:
 def settings_table() -> str:
     """The table of the documentation, in Markdown."""
     lines = ["| variable | default | unit | allowed | meaning |", "|---|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        extra = _extra(name)
+    # What every installation must set comes first, then the groups.
+    for name in sorted(Settings.model_fields, key=lambda name: name not in Settings.__annotations__):
+        field, extra = Settings.model_fields[name], _extra(name)
         default = "" if field.default in (None, ()) else f"`{_in_words(field.default)}`"
         meaning = (
             f"{field.description} Secret: also `{_variable(name)}_FILE`."
