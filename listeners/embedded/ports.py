@@ -1,4 +1,4 @@
-import random as _random
+import random
 import socket
 from collections.abc import Callable
 
@@ -7,9 +7,11 @@ __all__ = ["free_port"]
 # Below the ranges that Linux (32768..) and macOS (49152..) take for outgoing connections: a server that is
 # restarted on its port must not find a client's socket there.
 _FIRST, _LAST = 20_000, 32_000
+# Not the shared generator: whoever seeds that would let two processes guess the same ports.
+_RANDOM = random.SystemRandom()
 
 
-def free_port(*, randint: Callable[[int, int], int] = _random.randint) -> int:
+def free_port(*, randint: Callable[[int, int], int] = _RANDOM.randint) -> int:
     """A TCP port of 127.0.0.1 that is free now; somebody may take it a moment later: try again then.
 
     Raises OSError when a hundred guesses are all taken.
