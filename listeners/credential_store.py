@@ -65,6 +65,12 @@ class CredentialStore:
             )
         return found[0][0].decode() if found else None
 
+    async def has_revocation(self, place: str) -> bool:
+        """Whether the one that was read from there is there still."""
+        with _told():
+            found = await self._client.execute_command("XRANGE", self._keys.revocations(), place, place)
+        return bool(found)
+
     async def revocations(self, after: str | None) -> list[RevocationRecord]:
         """Those behind a place, or all, oldest first."""
         records: list[RevocationRecord] = []

@@ -131,6 +131,13 @@ IDENTITY_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         (_REVOCATIONS,),
     ),
     Mutation(
+        "a log of revocations that was lost is written again",
+        "gateway/auth/revocations.py",
+        "            await self._write_again(records)\n",
+        "",
+        (_REVOCATIONS,),
+    ),
+    Mutation(
         "a ticket is no better than its token",
         "gateway/auth/tickets.py",
         "        if self._is_revoked(principal):\n",

@@ -47,13 +47,18 @@ class RevocationLog(Protocol):
     """Shared by all replicas. Raises ProtocolError."""
 
     async def last_revocation(self) -> str | None: ...
+    async def has_revocation(self, place: str) -> bool: ...
     async def revocations(self, after: str | None) -> Sequence[RevocationRecord]: ...
+    async def revoke(
+        self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int
+    ) -> None: ...
 
 
 class Revocations:
     """This replica's copy of what was revoked; run() keeps it current.
 
-    While the log can not be read it stands as it is, and what it holds stays when the log has lost it.
+    While the log can not be read it stands as it is. What a log has lost that is held here is written to it
+    again, for replicas that start later.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Revocations:
         self._poll_s = poll_s
         self._clock = clock
         self._last: str | None = None
+        self._log_lost = False  # and not yet made good
         self._tokens: dict[str, float] = {}  # until when
         self._subjects: dict[str, tuple[float, float]] = {}  # issued until, and until when
         self._swept_at = 0.0
@@ -101,16 +107,44 @@ class Revocations:
     async def refresh(self) -> bool:
         """Whether there is something new. Raises ProtocolError."""
         last = await self._source.last_revocation()
-        if last == self._last:
+        if last == self._last and not self._log_lost:
             return False
-        if self._last is not None and (last is None or _place(last) < _place(self._last)):
+        if self._last is not None and not await self._source.has_revocation(self._last):
             self._last = None  # another log than we knew: an empty Redis, or an older state of it
-        records = await self._source.revocations(self._last)
+            self._log_lost = True
+        records = await self._source.revocations(None if self._log_lost else self._last)
         for record in records:
             self._take(record)
             self._last = record.place
         self._sweep()
+        if self._log_lost:
+            await self._write_again(records)
+            self._log_lost = False
         return bool(records)
+
+    async def _write_again(self, records: Sequence[RevocationRecord]) -> None:
+        """What is held here and not among `records`, which are the whole log. Of several replicas that do it
+        the later ones find it done."""
+        now = self._clock()
+        known = Revocations(self._source)
+        for record in records:
+            known._take(record)
+        lost = [
+            (RevocationKind.TOKEN, name, 0.0, ends)
+            for name, ends in self._tokens.items()
+            if ends > max(now, known._tokens.get(name, 0.0))
+        ]
+        lost += [
+            (RevocationKind.SUBJECT, name, issued, ends)
+            for name, (issued, ends) in self._subjects.items()
+            if ends > now and known._subjects.get(name) != (issued, ends)
+        ]
+        for kind, name, issued_until, ends_at in lost:
+            await self._source.revoke(
+                kind, name, issued_until=issued_until, ends_at=ends_at, now_ms=int(now * 1000)
+            )
+        if lost:
+            log.warning("the log of revocations was lost, and is written again", count=len(lost))
 
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
@@ -135,9 +169,3 @@ class Revocations:
 def digest(text: str) -> str:
     """What stands for a subject or the id of a token where others may read it."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _place(place: str) -> tuple[int, int]:
-    """Of an entry in a stream: milliseconds and a number."""
-    milliseconds, _, number = place.partition("-")
-    return int(milliseconds), int(number)

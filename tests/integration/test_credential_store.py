@@ -45,6 +45,9 @@ async def test_revocations_in_their_order_and_from_a_place(redis_url: str, redis
     assert await store.last_revocation() == records[-1].place
     assert [record.digest for record in await store.revocations(records[2098].place)] == ["d2099"]
     assert await store.revocations(records[-1].place) == []
+    assert await store.has_revocation(records[7].place)
+    await store._client.execute_command("DEL", Keys(redis_prefix).revocations())
+    assert not await store.has_revocation(records[7].place)
     await store._client.aclose()
 
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ClusterDownError
 
 from listeners.backoff import Backoff
+from listeners.credential_store import CredentialStore
 from listeners.embedded import embedded_valkey
 from listeners.errors import Refused, StaleTerm, Unavailable
 from listeners.keys import BUCKETS, Keys
@@ -196,3 +197,17 @@ class TestCancelling:
                 task.cancel()
                 await asyncio.wait([task], timeout=2.0)
                 assert task.cancelled()
+
+
+async def test_tickets_and_revocations_on_a_cluster(cluster_url: str) -> None:
+    async with connected(cluster_url) as client:
+        store = CredentialStore(client, Keys())
+        await store.put_ticket("d", b"holder", 30)
+        assert [await store.take_ticket("d") for _ in range(2)] == [b"holder", None]
+        for n in range(3):
+            await store.revoke("jti", f"d{n}", issued_until=0.0, ends_at=2e9, now_ms=1_800_000_000_000)
+        records = await store.revocations(None)
+        assert [record.digest for record in records] == ["d0", "d1", "d2"]
+        assert await store.last_revocation() == records[-1].place
+        assert await store.has_revocation(records[0].place)
+        assert not await store.has_revocation("1-1")

@@ -11,10 +11,12 @@ def _order(place: str) -> tuple[int, ...]:
 
 
 class MemoryCredentials:
-    """As listeners.credential_store.CredentialStore; `away`: every question fails."""
+    """As listeners.credential_store.CredentialStore; `away`: nothing is answered, `away_for`:
+    nor are questions called so."""
 
     def __init__(self) -> None:
         self.away = False
+        self.away_for: set[str] = set()
         self.tickets: dict[str, bytes] = {}
         self.records: list[RevocationRecord] = []
         self.asked = 0
@@ -30,7 +32,7 @@ class MemoryCredentials:
     async def revoke(
         self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int
     ) -> None:
-        self._answer()
+        self._answer("revoke")
         place = f"{now_ms}-{len(self.records)}"
         self.records.append(RevocationRecord(place, kind, digest, issued_until, ends_at))
 
@@ -38,11 +40,15 @@ class MemoryCredentials:
         self._answer()
         return self.records[-1].place if self.records else None
 
+    async def has_revocation(self, place: str) -> bool:
+        self._answer()
+        return any(record.place == place for record in self.records)
+
     async def revocations(self, after: str | None) -> list[RevocationRecord]:
         self._answer()
         return [record for record in self.records if after is None or _order(record.place) > _order(after)]
 
-    def _answer(self) -> None:
+    def _answer(self, question: str = "") -> None:
         self.asked += 1
-        if self.away:
+        if self.away or question in self.away_for:
             raise ProtocolError(ErrorCode.UNAVAILABLE, "away")

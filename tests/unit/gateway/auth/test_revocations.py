@@ -64,16 +64,50 @@ async def test_only_what_is_new_is_read(store: MemoryCredentials) -> None:
     assert len(revocations) == 3
 
 
-async def test_a_log_that_was_lost_is_read_anew_and_nothing_is_forgotten(store: MemoryCredentials) -> None:
+async def test_a_log_that_was_lost_is_read_anew_and_written_again(store: MemoryCredentials) -> None:
     revocations = Revocations(store, clock=lambda: 500)
     for n in range(3):
         await revoke(store, RevocationKind.TOKEN, f"j{n}")
+    await revoke(store, RevocationKind.SUBJECT, "till", until=70)
     await revocations.refresh()
     store.records.clear()
-    assert not await revocations.refresh()
-    await revoke(store, RevocationKind.TOKEN, "later")
+    await revoke(store, RevocationKind.TOKEN, "later")  # before anybody has noticed
+    await revoke(store, RevocationKind.TOKEN, "j1")
     assert await revocations.refresh()
-    assert all(revocations.is_revoked(holder(jti=jti)) for jti in ("j0", "j2", "later"))
+    assert [record.digest for record in store.records].count(digest("j1")) == 1  # it was there
+    started_later = Revocations(store, clock=lambda: 500)
+    await started_later.refresh()
+    for replica in (revocations, started_later):
+        assert all(replica.is_revoked(holder(jti=jti)) for jti in ("j0", "j1", "j2", "later"))
+        assert replica.is_revoked(holder(jti=None, issued_at=70))
+        assert not replica.is_revoked(holder(jti=None, issued_at=71))
+
+
+async def test_an_empty_log_is_written_again_by_one_replica(store: MemoryCredentials) -> None:
+    replicas = [Revocations(store, clock=lambda: 500) for _ in range(3)]
+    await revoke(store, RevocationKind.TOKEN, "j1")
+    await revoke(store, RevocationKind.SUBJECT, "till", ends=499)  # of no use any more
+    for replica in replicas:
+        await replica.refresh()
+    store.records.clear()
+    for replica in replicas:
+        await replica.refresh()
+    assert [record.digest for record in store.records] == [digest("j1")]
+    written = store.records[0]
+    assert (written.kind, written.ends_at) == (RevocationKind.TOKEN, 1000)
+
+
+async def test_a_log_that_goes_away_while_it_is_written_again(store: MemoryCredentials) -> None:
+    revocations = Revocations(store, clock=lambda: 500)
+    await revoke(store, RevocationKind.TOKEN, "j1")
+    await revocations.refresh()
+    store.records.clear()
+    store.away_for.add("revoke")
+    with pytest.raises(ProtocolError):
+        await revocations.refresh()
+    store.away_for.clear()
+    await revocations.refresh()
+    assert [record.digest for record in store.records] == [digest("j1")]
 
 
 async def test_what_has_ended_anyway_is_forgotten(store: MemoryCredentials) -> None:
