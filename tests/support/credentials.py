@@ -1,4 +1,4 @@
-"""The store of tickets and revocations in memory."""
+"""The store of tickets, signed requests and revocations in memory."""
 
 from listeners.credential_store import RevocationRecord
 from protocol.errors import ErrorCode, ProtocolError
@@ -16,6 +16,7 @@ class MemoryCredentials:
     def __init__(self) -> None:
         self.away = False
         self.tickets: dict[str, bytes] = {}
+        self.requests: dict[str, int] = {}
         self.records: list[RevocationRecord] = []
         self.asked = 0
 
@@ -26,6 +27,12 @@ class MemoryCredentials:
     async def take_ticket(self, digest: str) -> bytes | None:
         self._answer()
         return self.tickets.pop(digest, None)
+
+    async def remember(self, digest: str, ttl_s: int) -> bool:
+        self._answer()
+        known = digest in self.requests
+        self.requests.setdefault(digest, ttl_s)
+        return not known
 
     async def revoke(
         self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int
