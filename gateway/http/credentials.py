@@ -15,8 +15,8 @@ __all__ = ["Identification"]
 
 
 class Identification:
-    """By `Authorization: Bearer` (RFC 6750 section 2.1), other schemes being for a proxy in front of us; or, of
-    a POST, by a signature (Standard Webhooks)."""
+    """By `Authorization: Bearer` (RFC 6750 section 2.1), other schemes being for a proxy in front of us; or,
+    with a POST, by a signature (Standard Webhooks)."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ def make_openapi() -> dict[str, Any]:
                     "type": "apiKey",
                     "in": "header",
                     "name": "webhook-signature",
-                    "description": "of services: Standard Webhooks, with `webhook-id` and `webhook-timestamp`",
+                    "description": "of services; with `webhook-id`, `webhook-timestamp`: Standard Webhooks",
                 },
             },
         },
