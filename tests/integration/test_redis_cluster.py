@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ClusterDownError
 
 from listeners.backoff import Backoff
+from listeners.credential_store import CredentialStore
 from listeners.embedded import embedded_valkey
 from listeners.errors import Refused, StaleTerm, Unavailable
 from listeners.keys import BUCKETS, Keys
@@ -105,6 +106,14 @@ async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
         await store.begin(GENERATION, TERM + 1)
         with pytest.raises(StaleTerm):
             await store.beat(Beat(GENERATION, 1, 1), term=TERM)
+
+
+async def test_signed_requests_are_remembered_by_the_whole_cluster(cluster_url: str) -> None:
+    async with connected(cluster_url) as one, connected(cluster_url) as other:
+        stores = [CredentialStore(client, Keys("s")) for client in (one, other)]
+        names = [f"d{n}" for n in range(40)]  # on all buckets, most likely
+        assert [await stores[0].remember(name, 30) for name in names] == [True] * len(names)
+        assert [await stores[1].remember(name, 30) for name in names] == [False] * len(names)
 
 
 async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:

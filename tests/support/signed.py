@@ -13,8 +13,11 @@ def new_key(size: int = 32) -> str:
     return f"whsec_{base64.b64encode(secrets.token_bytes(size)).decode()}"
 
 
-# As many as tests need by name.
-KEYS = {name: new_key() for name in ("old", "new", "other")}
+# The same ones in every process: names of tests are made of them.
+KEYS = {
+    name: f"whsec_{base64.b64encode(hashlib.sha256(name.encode()).digest()).decode()}"
+    for name in ("old", "new", "other")
+}
 
 
 def message_id() -> str:
