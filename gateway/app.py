@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.auth.authority import Authority
-from gateway.auth.building import anonymous, make_authority
+from gateway.auth.building import anonymous, make_authority, make_signatures
 from gateway.auth.entrance import Entrance
 from gateway.auth.revocations import Revocations
 from gateway.auth.tickets import TicketOffice
@@ -172,9 +172,10 @@ async def _replica(
             feed = TopicFeed(bus, store, loader)
             revocations = Revocations(credentials)
             authority, key_set = make_authority(settings, is_revoked=revocations.is_revoked)
-            tickets = (
-                None if authority is None else TicketOffice(credentials, is_revoked=revocations.is_revoked)
-            )
+            signatures, key_file = make_signatures(settings, credentials, is_revoked=revocations.is_revoked)
+            is_void = revocations.is_revoked if signatures is None else signatures.is_void
+            identifies = authority is not None or signatures is not None
+            tickets = TicketOffice(credentials, is_revoked=is_void) if identifies else None
             realtime = _make_realtime(settings, metrics, feed, authority, tickets)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
@@ -184,6 +185,9 @@ async def _replica(
             metrics.watch(realtime.entrance.statistics)
             if authority is not None:
                 metrics.watch(authority.statistics)
+            if signatures is not None:
+                metrics.watch(signatures.statistics)
+            if identifies:
                 metrics.watch(revocations.statistics)
             metrics.watch(standing.statistics)
             metrics.watch(lambda: bus_readings(bus.statistics()))
@@ -198,8 +202,11 @@ async def _replica(
             ]
             if key_set is not None:
                 services.append(key_set.run())
-            if authority is not None:
-                services.append(revocations.run(lambda: realtime.entrance.revoked(revocations.is_revoked)))
+            if identifies:
+                services.append(revocations.run(lambda: realtime.entrance.revoked(is_void)))
+            if key_file is not None:
+                metrics.watch(key_file.statistics)
+                services.append(key_file.run(lambda: realtime.entrance.revoked(is_void)))
             if settings.relay == "auto":
                 relay = make_relay(settings, store)
                 metrics.watch(lambda: relay_readings(relay.statistics()))
@@ -212,6 +219,7 @@ async def _replica(
                 TopicSnapshots(feed, metrics, low_stock=settings.low_stock),
                 principal=anonymous(settings),
                 authority=authority,
+                signatures=signatures,
                 tickets=tickets,
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.auth.service_keys import BadServiceKeys
 from gateway.errors import SettingsError
 from gateway.redact import redact
 from gateway.setting_groups import IdentitySettings, LimitSettings
@@ -174,7 +175,8 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{_variable(field_name)}_FILE")
-        if not path or not _is_secret(field_name):
+        # Where the file is a setting of its own, whoever watches it reads it.
+        if not path or not _is_secret(field_name) or f"{field_name}_file" in Settings.model_fields:
             return None, field_name, False
         try:
             return Path(path).read_text("utf-8").strip(), field_name, False
@@ -204,10 +206,12 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_input=True, include_url=False)[0]
-        raise SettingsError(_explain(str(first["loc"][0]), given, error.error_count())) from None
+        reason = first.get("ctx", {}).get("error")
+        detail = f"{reason}; " if isinstance(reason, BadServiceKeys) else ""
+        raise SettingsError(_explain(str(first["loc"][0]), given, error.error_count(), detail)) from None
 
 
-def _explain(name: str, given: Mapping[str, object], count: int) -> str:
+def _explain(name: str, given: Mapping[str, object], count: int, detail: str = "") -> str:
     variable = _variable(name)
     if name in given:
         source, value = f"--{name.replace('_', '-')}", str(given[name])
@@ -217,7 +221,7 @@ def _explain(name: str, given: Mapping[str, object], count: int) -> str:
         source, value = f"{variable}_FILE", os.environ.get(f"{variable}_FILE", "")
     shown = _shown_secret(name, value) if _is_secret(name) else _shown(value)
     more = f"; {count - 1} more to correct" if count > 1 else ""
-    return f"{source}={shown}: {_extra(name)['allowed']} is needed{more}"
+    return f"{source}={shown}: {detail}{_extra(name)['allowed']} is needed{more}"
 
 
 # Kubernetes puts the addresses of a service called `gateway` or `gateway-...` into every container beside it.

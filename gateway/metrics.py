@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from gateway.auth.errors import Reason
+from gateway.auth.signatures import SignatureReason
 
 __all__ = ["CONTENT_TYPE", "Description", "GatewayMetrics", "Readings"]
 
@@ -100,6 +101,26 @@ _DESCRIPTIONS: Final = (
         "Tokens that were not, by the first thing wrong: a client to fix, a key missing, an attack.",
         "reason",
         tuple(reason.value for reason in Reason),
+    ),
+    Description("gateway_signatures_accepted", "counter", "Requests of services with a good signature."),
+    Description(
+        "gateway_signatures_refused",
+        "counter",
+        "Signed requests that were not served, by the first thing wrong: a clock, a key missing, an attack.",
+        "reason",
+        tuple(reason.value for reason in SignatureReason),
+    ),
+    Description(
+        "gateway_service_keys",
+        "gauge",
+        "Keys of services in use: replicas that differ have read other files.",
+    ),
+    Description(
+        "gateway_service_key_reads",
+        "counter",
+        "Times the file with service keys was another; failure: it is wrong, and the old keys stay.",
+        "result",
+        ("success", "failure"),
     ),
     Description("gateway_revocations", "gauge", "Revoked tokens and subjects that this replica turns away."),
     Description(

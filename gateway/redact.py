@@ -12,19 +12,21 @@ _PARAMETER: Final = re.compile(
 )
 _SUBPROTOCOL: Final = re.compile(r"(\bbearer\.)[\w=-]+", re.IGNORECASE)
 _AUTHORIZATION: Final = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_SIGNING_KEY: Final = re.compile(r"(\bwhsec_)[\w+/=-]+")
 # What any of them needs: looking for each of them in every field costs more than the rest of a line.
-_SUSPECT: Final = re.compile(r"://|passw|secret|token|ticket|bearer|basic|eyJ", re.IGNORECASE)
+_SUSPECT: Final = re.compile(r"://|passw|secret|token|ticket|bearer|basic|eyJ|whsec_", re.IGNORECASE)
 
 # A JWT wherever it stands: its header begins with {" in base64url.
 _TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*")
 
 
 def redact(text: str) -> str:
-    """`text` without passwords of URLs and parameters, and without tokens wherever they stand."""
+    """`text` without passwords of URLs and parameters, and without tokens and keys of services wherever they
+    stand."""
     if not _SUSPECT.search(text):
         return text
     if "://" in text:
         text = _URL_PASSWORD.sub(r"\1***\2", text)
-    for pattern in (_PARAMETER, _SUBPROTOCOL, _AUTHORIZATION):
+    for pattern in (_PARAMETER, _SUBPROTOCOL, _AUTHORIZATION, _SIGNING_KEY):
         text = pattern.sub(r"\1***", text)
     return _TOKEN.sub("***", text)

@@ -1,6 +1,6 @@
 """Settings that belong together; gateway.config.Settings is made of them."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -11,6 +11,8 @@ from gateway.setting_types import (
     Origins,
     Seconds,
     Secret,
+    ServiceKeys,
+    ServiceKeysFile,
     limit,
     number,
     setting,
@@ -20,6 +22,8 @@ from gateway.setting_types import (
 )
 
 __all__ = ["IdentitySettings", "LimitSettings"]
+
+_SERVICE_KEYS: Final = "keys as name:whsec_<base64 of 24 to 64 random bytes>, up to two a name,"
 
 
 def _claim(default: str, what: str) -> Any:
@@ -80,7 +84,18 @@ class IdentitySettings(BaseModel):
     claim_locations: str = _claim("locations", 'The locations, or "*"')
     claim_permissions: str = _claim("permissions", "The permissions, a list or one text with spaces")
     token: str | None = text("What `tail` presents to a gateway that needs credentials.", secret=True)
-    service_keys: str | None = text("Keys of internal services, separated by commas.", secret=True)
+    service_keys: ServiceKeys | None = setting(
+        None,
+        "Keys of internal services that sign their requests, and what each may, separated by commas "
+        "(docs/service-requests.md).",
+        f"{_SERVICE_KEYS} and what they may, separated by commas,",
+        secret=True,
+    )
+    service_keys_file: ServiceKeysFile | None = setting(
+        None,
+        "The file that says what GATEWAY_SERVICE_KEYS would. It is read again when it changes.",
+        f"a file of {_SERVICE_KEYS} and what they may, one a line,",
+    )
     auth_timeout_s: Seconds = number(
         5,
         "A connection that needs credentials is closed (4408) after this. 0 is not allowed.",

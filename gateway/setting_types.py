@@ -1,6 +1,7 @@
 """The kinds of values a setting can have, each with the words that say what is allowed."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -8,6 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from gateway.auth.algorithms import ASYMMETRIC, MIN_SECRET_BYTES
+from gateway.auth.service_file import read_key_file, services_in
+from gateway.auth.service_keys import read_service_keys
 
 __all__ = [
     "Address",
@@ -20,6 +23,8 @@ __all__ = [
     "RedisUrl",
     "Seconds",
     "Secret",
+    "ServiceKeys",
+    "ServiceKeysFile",
     "limit",
     "number",
     "setting",
@@ -80,6 +85,16 @@ def _check_secret(value: str) -> str:
     return value
 
 
+def _check_service_keys(value: str) -> str:
+    read_service_keys(value)
+    return value
+
+
+def _check_service_keys_file(path: Path) -> Path:
+    services_in(read_key_file(path))
+    return path
+
+
 def _check_url(*schemes: str) -> AfterValidator:
     def check(value: str) -> str:
         if urlsplit(value).scheme not in schemes:
@@ -105,6 +120,8 @@ PostgresUrl = Annotated[str, _check_url("postgres", "postgresql")]
 RedisUrl = Annotated[str, _check_url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")]
 HttpsUrl = Annotated[str, AfterValidator(_check_https)]
 Secret = Annotated[str, AfterValidator(_check_secret)]
+ServiceKeys = Annotated[str, AfterValidator(_check_service_keys)]
+ServiceKeysFile = Annotated[Path, AfterValidator(_check_service_keys_file)]
 Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_algorithms)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 

@@ -1,4 +1,5 @@
-"""What replicas share about credentials: tickets, each good for one of them once, and what was revoked."""
+"""What replicas share about credentials: tickets and signed requests, each good for one
+of them once, and what was revoked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,14 @@ class CredentialStore:
         with _told():
             held: bytes | None = await self._client.execute_command("GETDEL", self._keys.ticket(digest))
         return held
+
+    async def remember(self, digest: str, ttl_s: int) -> bool:
+        """Whether the request was not known; from then on it is, for `ttl_s`."""
+        with _told():
+            reply = await self._client.execute_command(
+                "SET", self._keys.request(digest), b"", "NX", "EX", ttl_s
+            )
+        return bool(reply)
 
     async def revoke(
         self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int

@@ -11,6 +11,7 @@ What a key costs in bytes (Valkey 9, 64-bit), and when it expires:
     i  loaded    zset    ~150 a loaded topic                     after a day without a relay
     p  position  string  ~100, one in all                        after 30 days without a relay
     k  ticket    string  ~400                                    after half a minute, or when it is used
+    w  request   string  ~150                                after 11 minutes
     v  revoked   stream  ~100 a revocation                       each some time after its token has ended
 
 Channels (`c`, `b`) cost nothing without subscribers, and about 150 bytes for each subscribed replica.
@@ -71,6 +72,10 @@ class Keys:
     def ticket(self, digest: str) -> str:
         """Of a ticket, named by its hash: who can read Redis can not use it."""
         return f"{self._buckets[bucket_of(digest)]}k:{digest}"
+
+    def request(self, digest: str) -> str:
+        """Of a signed request, named by the hash of its service and its id."""
+        return f"{self._buckets[bucket_of(digest)]}w:{digest}"
 
     def revocations(self) -> str:
         return f"{self._buckets[0]}v"

@@ -8,11 +8,15 @@ from gateway.auth.claims import ClaimNames
 from gateway.auth.fetching import fetch
 from gateway.auth.jwks import KeySetWatch
 from gateway.auth.keys import KeyRing, SigningKey, secret_key
+from gateway.auth.service_file import ServiceKeyFile
+from gateway.auth.service_keys import BadServiceKeys, read_service_keys
+from gateway.auth.services import RequestMemory, ServiceSignatures
 from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.config import Settings
+from gateway.errors import SettingsError
 from protocol.principal import Principal
 
-__all__ = ["anonymous", "claim_names", "make_authority", "token_rules"]
+__all__ = ["anonymous", "claim_names", "make_authority", "make_signatures", "token_rules"]
 
 
 def anonymous(settings: Settings) -> Principal | None:
@@ -42,6 +46,25 @@ def make_authority(
             refresh_s=settings.jwks_refresh_s,
         )
     return Authority(verifier, key_set=watch, is_revoked=is_revoked), watch
+
+
+def make_signatures(
+    settings: Settings, memory: RequestMemory, *, is_revoked: Callable[[Principal], bool] = lambda _: False
+) -> tuple[ServiceSignatures | None, ServiceKeyFile | None]:
+    """The second is to be run, where there is one. Without keys no request is taken that is signed.
+
+    Raises SettingsError when the file with them has become bad since the settings were read.
+    """
+    if settings.service_keys is not None:  # the variable wins over the file, as with other secrets
+        services = read_service_keys(settings.service_keys)
+        return ServiceSignatures(services, memory, is_revoked=is_revoked), None
+    if settings.service_keys_file is None:
+        return None, None
+    signatures = ServiceSignatures({}, memory, is_revoked=is_revoked)
+    try:
+        return signatures, ServiceKeyFile(settings.service_keys_file, signatures.replace)
+    except BadServiceKeys as error:
+        raise SettingsError(f"GATEWAY_SERVICE_KEYS_FILE: {error}") from None
 
 
 def token_rules(settings: Settings) -> TokenRules:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from gateway.http.cors import Cors
 from gateway.http.credentials import Identification
 from gateway.http.files import static_routes
-from gateway.http.ports import Authority, SnapshotSource, Tickets
+from gateway.http.ports import Authority, Signatures, SnapshotSource, Tickets
 from gateway.http.problems import EXCEPTION_HANDLERS, problem
 from gateway.http.shop import ShopApi
 from gateway.http.tickets import TicketApi
@@ -25,6 +25,7 @@ def make_client_app(
     *,
     principal: Principal | None,
     authority: Authority | None = None,
+    signatures: Signatures | None = None,
     tickets: Tickets | None = None,
     low_stock: int,
     allowed_origins: Collection[str] = (),
@@ -36,7 +37,7 @@ def make_client_app(
     `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it.
     """
     files = static_routes(page_settings=page_settings or {} if page else None)
-    identify = Identification(principal, authority)
+    identify = Identification(principal, authority, signatures)
     api = ShopApi(source, identify=identify, low_stock=low_stock)
     office = TicketApi(tickets, identify=identify)
     app = Starlette(

@@ -34,7 +34,15 @@ def make_openapi() -> dict[str, Any]:
         "components": {
             "schemas": schemas["$defs"],
             "headers": _headers(),
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "signature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "webhook-signature",
+                    "description": "of services; with `webhook-id`, `webhook-timestamp`: Standard Webhooks",
+                },
+            },
         },
         "security": [{}, {"bearer": []}],
     }
@@ -69,10 +77,12 @@ def _client_paths() -> dict[str, Any]:
         "/v1/tickets": {
             "post": {
                 "summary": "A ticket for clients that can send no token to `/realtime`: good once, for 30 s",
-                "security": [{"bearer": []}],
+                "security": [{"bearer": []}, {"signature": []}],
                 "responses": {
                     "201": _json("the ticket", TicketAnswer),
                     "401": _problem("credentials are missing or bad"),
+                    "408": _problem("the body of a signed request did not come in time"),
+                    "413": _problem("the body of a signed request is too large"),
                     "503": _problem("Redis is away; see Retry-After"),
                 },
             }

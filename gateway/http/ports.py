@@ -1,13 +1,23 @@
 """What the HTTP side needs from the rest of the gateway."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gateway.auth.signatures import SignatureReason
+from protocol.errors import ProtocolError
 from protocol.items import Item
 from protocol.principal import Principal, View
 from protocol.topics import Topic
 
-__all__ = ["Authority", "CachedSnapshot", "IssuedTicket", "Readiness", "SnapshotSource", "Tickets"]
+__all__ = [
+    "Authority",
+    "CachedSnapshot",
+    "IssuedTicket",
+    "Readiness",
+    "Signatures",
+    "SnapshotSource",
+    "Tickets",
+]
 
 
 class CachedSnapshot(NamedTuple):
@@ -29,6 +39,19 @@ class SnapshotSource(Protocol):
 class Authority(Protocol):
     async def check(self, token: str) -> Principal:
         """Whose the token is. Raises ProtocolError, `unauthenticated`, `token_expired` or `unavailable`."""
+        ...
+
+
+class Signatures(Protocol):
+    async def check(
+        self, headers: Mapping[str, Sequence[str]], read_body: Callable[[], Awaitable[bytes]]
+    ) -> Principal:
+        """Who has signed the request. Raises ProtocolError, `unauthenticated` or `unavailable`, and what
+        `read_body` raises."""
+        ...
+
+    def refused(self, reason: SignatureReason) -> ProtocolError:
+        """For one that can not be checked at all; it counts."""
         ...
 
 

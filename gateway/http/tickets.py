@@ -14,7 +14,7 @@ __all__ = ["TicketApi"]
 
 class TicketApi:
     def __init__(self, tickets: Tickets | None, *, identify: Identification) -> None:
-        """Without tokens there are no tickets."""
+        """None: there are neither tokens nor signatures to make them for."""
         self._tickets = tickets
         self._identify = identify
 
@@ -25,7 +25,8 @@ class TicketApi:
         principal = await self._identify(request)
         if self._tickets is None or principal.expires_at is None:
             raise ProtocolError(
-                ErrorCode.UNAUTHENTICATED, "a ticket stands for a token: send one as Authorization: Bearer"
+                ErrorCode.UNAUTHENTICATED,
+                "a ticket stands for a token: send one as Authorization: Bearer, or sign the request",
             )
         ticket = await self._tickets.issue(principal)
         body = {"ticket": ticket.text, "expires_in": ticket.expires_in_s}

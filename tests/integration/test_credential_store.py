@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from contextlib import aclosing
 
 import pytest
 
@@ -31,6 +32,17 @@ async def test_a_ticket_ends_by_itself(redis_url: str, redis_prefix: str) -> Non
     await store.put_ticket("d", b"holder", 30)
     assert 0 < await store._client.execute_command("PTTL", Keys(redis_prefix).ticket("d")) <= 30_000
     await store._client.aclose()
+
+
+async def test_of_the_same_request_at_many_replicas_one_is_the_first(
+    redis_url: str, redis_prefix: str
+) -> None:
+    one, other = await opened(redis_url, redis_prefix), await opened(redis_url, redis_prefix)
+    async with aclosing(one._client), aclosing(other._client):
+        first = await asyncio.gather(*(store.remember("d", 30) for store in (one, other) * 10))
+        assert sum(first) == 1
+        assert await other.remember("e", 30)
+        assert 0 < await one._client.execute_command("PTTL", Keys(redis_prefix).request("d")) <= 30_000
 
 
 async def test_revocations_in_their_order_and_from_a_place(redis_url: str, redis_prefix: str) -> None:
@@ -66,6 +78,7 @@ async def test_nobody_there() -> None:
     for question in (
         store.take_ticket("d"),
         store.put_ticket("d", b"", 1),
+        store.remember("d", 1),
         store.last_revocation(),
         store.revocations(None),
     ):

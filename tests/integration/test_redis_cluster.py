@@ -108,6 +108,14 @@ async def test_store_and_bus_on_a_cluster(cluster_url: str) -> None:
             await store.beat(Beat(GENERATION, 1, 1), term=TERM)
 
 
+async def test_signed_requests_are_remembered_by_the_whole_cluster(cluster_url: str) -> None:
+    async with connected(cluster_url) as one, connected(cluster_url) as other:
+        stores = [CredentialStore(client, Keys("s")) for client in (one, other)]
+        names = [f"d{n}" for n in range(40)]  # on all buckets, most likely
+        assert [await stores[0].remember(name, 30) for name in names] == [True] * len(names)
+        assert [await stores[1].remember(name, 30) for name in names] == [False] * len(names)
+
+
 async def test_a_cluster_s_links_serve_all_buckets(cluster_url: str) -> None:
     url = cluster_url.replace("://", "://:@")
     async with connected(url) as client:

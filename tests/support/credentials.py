@@ -1,4 +1,4 @@
-"""The store of tickets and revocations in memory."""
+"""The store of tickets, signed requests and revocations in memory."""
 
 from listeners.credential_store import RevocationRecord
 from protocol.errors import ErrorCode, ProtocolError
@@ -18,6 +18,7 @@ class MemoryCredentials:
         self.away = False
         self.away_for: set[str] = set()
         self.tickets: dict[str, bytes] = {}
+        self.requests: dict[str, int] = {}
         self.records: list[RevocationRecord] = []
         self.asked = 0
 
@@ -28,6 +29,12 @@ class MemoryCredentials:
     async def take_ticket(self, digest: str) -> bytes | None:
         self._answer()
         return self.tickets.pop(digest, None)
+
+    async def remember(self, digest: str, ttl_s: int) -> bool:
+        self._answer()
+        known = digest in self.requests
+        self.requests.setdefault(digest, ttl_s)
+        return not known
 
     async def revoke(
         self, kind: str, digest: str, *, issued_until: float, ends_at: float, now_ms: int

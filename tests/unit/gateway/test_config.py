@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from gateway.config import Address, Settings, load_settings, settings_table
 from gateway.errors import SettingsError
 from gateway.settings_document import settings_document, with_summary
+from tests.support.signed import KEYS
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,6 +42,7 @@ CONTRACT: dict[str, Any] = {
     "JWT_AUDIENCE": None,
     "JWT_LEEWAY_S": 5,
     "SERVICE_KEYS": None,
+    "SERVICE_KEYS_FILE": None,
     "LOG_FORMAT": "auto",
     "LOG_LEVEL": "info",
     "REDIS_PREFIX": "gw",
@@ -288,6 +290,49 @@ class TestSecretFiles:
         line = refusal()
         assert line.startswith("GATEWAY_REDIS_URL_FILE=")
         assert "s3cret" not in line
+
+
+class TestServiceKeys:
+    ALLOWED = "keys as name:whsec_<base64 of 24 to 64 random bytes>, up to two a name, and what they may"
+
+    @pytest.mark.parametrize(
+        ("value", "reason"),
+        [
+            (f"a:{KEYS['old']},a:whsec_c2VjcmV0", "entry 2 (a): a key has 24 to 64 bytes, and this one 6"),
+            (KEYS["old"], "entry 1 does not begin with the name of a service and a colon"),
+            ("some text", "entry 1 does not begin with the name of a service and a colon"),
+        ],
+    )
+    def test_what_is_wrong_is_told_without_a_key(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, reason: str
+    ) -> None:
+        monkeypatch.setenv("GATEWAY_SERVICE_KEYS", value)
+        allowed = f"{self.ALLOWED}, separated by commas, is needed"
+        assert refusal() == f"GATEWAY_SERVICE_KEYS=(secret): {reason}; {allowed}"
+        path = tmp_path / "keys"
+        path.write_text(value)
+        monkeypatch.delenv("GATEWAY_SERVICE_KEYS")
+        monkeypatch.setenv("GATEWAY_SERVICE_KEYS_FILE", str(path))
+        line = refusal()
+        assert line.startswith("GATEWAY_SERVICE_KEYS_FILE=")
+        assert line.endswith(f": {reason}; a file of {self.ALLOWED}, one a line, is needed")
+
+    def test_their_file_is_watched_and_not_read_here(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "keys"
+        path.write_text(f"a:{KEYS['old']}\n")
+        monkeypatch.setenv("GATEWAY_SERVICE_KEYS_FILE", str(path))
+        settings = load_settings()
+        assert (settings.service_keys, settings.service_keys_file) == (None, path)
+
+    def test_a_missing_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GATEWAY_SERVICE_KEYS_FILE", "/nowhere/keys")
+        assert "the file can not be read: No such file or directory; " in refusal()
+
+    def test_they_stay_out_of_the_representation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GATEWAY_SERVICE_KEYS", f"a:{KEYS['old']}")
+        assert "whsec_" not in repr(load_settings())
 
 
 class TestRequiredServers:

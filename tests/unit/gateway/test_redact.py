@@ -17,6 +17,7 @@ from gateway.redact import redact
         ("host=db password=s3cret", "host=db password=***"),
         ("inventory.v1, bearer.czNjcmV0LXRva2Vu", "inventory.v1, bearer.***"),
         ("Authorization: Bearer eyJhbGciOi.J9.x-y_z", "Authorization: Bearer ***"),
+        ("tills:whsec_MfKQ9r8G+qrT/w==,tills:vendor=V", "tills:whsec_***,tills:vendor=V"),
     ],
 )
 def test_secrets_are_taken_out(text: str, expected: str) -> None:
