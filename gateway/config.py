@@ -24,6 +24,7 @@ from gateway.setting_types import (
     url,
     whole,
 )
+from gateway.tls_settings import TlsSettings
 
 __all__ = ["Address", "Settings", "load_settings", "settings_table"]
 
@@ -31,7 +32,7 @@ PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
 
 
-class Settings(LimitSettings, IdentitySettings, BaseSettings):
+class Settings(LimitSettings, IdentitySettings, TlsSettings, BaseSettings):
     """Every setting of the gateway; units are in the names, and nothing else reads the environment.
 
     Options of the command line win over the environment, which wins over `..._FILE`. An empty variable
