@@ -11,6 +11,7 @@ from listeners.errors import ListenersError, MigrationError, Unavailable
 from listeners.migrations import pending
 from listeners.postgres import classified, connected
 from listeners.redis_client import check_server, connect_redis
+from listeners.roles import check_rows_visible
 
 __all__ = ["StartRefused", "Startup", "check_database", "check_listener", "check_redis"]
 
@@ -94,6 +95,8 @@ async def check_database(url: str, *, timeout_s: float) -> None:
     async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
         with classified(url):
             missing = await pending(connection)
+            if not missing:
+                await check_rows_visible(connection)
     if missing:
         some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         raise MigrationError(f"migrations are pending ({some}): run `inventory-gateway migrate`")

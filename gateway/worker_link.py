@@ -36,7 +36,7 @@ class WorkerLink(NamedTuple):
 async def run_worker(settings: Settings, link: WorkerLink) -> int:
     """Serves until SIGTERM, or until the parent is gone. Returns the exit code."""
     stop = stop_signal()
-    # The parent passes SIGHUP on from the moment the ops socket is there; before, the files are still to be read.
+    # The parent passes SIGHUP on once the ops socket is there; until then the files are still to be read.
     hangup = hangup_signal() if settings.tls_certificate is not None else None
     asyncio.get_running_loop().add_reader(link.alive_fd, stop.set)
     clients = socket.socket(fileno=link.clients_fd)

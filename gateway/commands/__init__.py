@@ -67,7 +67,7 @@ def stop_signal() -> asyncio.Event:
 
 
 def hangup_signal() -> asyncio.Event:
-    """An event that SIGHUP sets, which asks for certificates to be read again; until then it ends a process."""
+    """An event that SIGHUP sets: certificates are to be read again. Until then it ends a process."""
     hangup = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
     return hangup

@@ -45,7 +45,9 @@ def examine_certificate(settings: Settings, *, now: datetime | None = None) -> l
         findings.append(fail(SUBJECT, "is for nobody", advice))
     key = settings.tls_key or settings.tls_certificate
     if key is not None and Path(key).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        findings.append(warn("TLS", f"everybody on this machine may read the key in {key}", f"chmod o= {key}"))
+        findings.append(
+            warn("TLS", f"everybody on this machine may read the key in {key}", f"chmod o= {key}")
+        )
     return findings
 
 

@@ -76,7 +76,11 @@ async def test_a_renewed_certificate_is_shown_after_sighup_and_nobody_is_cut_off
 
 
 async def test_tail_follows_it_where_the_authority_is_trusted(
-    authority: Authority, database_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+    authority: Authority,
+    database_url: str,
+    redis_url: str,
+    redis_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pair = authority.certify()
     settings = {

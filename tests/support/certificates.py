@@ -91,9 +91,7 @@ class Authority:
             )
         )
         if alternatives:
-            certificate = certificate.add_extension(
-                x509.SubjectAlternativeName(alternatives), critical=False
-            )
+            certificate = certificate.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if password is not None:
             encryption = serialization.BestAvailableEncryption(password.encode())

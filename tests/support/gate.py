@@ -47,9 +47,7 @@ class Gate:
         return connect(url, **{"proxy": None, "max_size": None, "ping_interval": None, **options})
 
     @asynccontextmanager
-    async def raw(
-        self, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
-    ) -> AsyncIterator[Raw]:
+    async def raw(self, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Raw]:
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

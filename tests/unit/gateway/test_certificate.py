@@ -1,7 +1,6 @@
 """What a certificate's files may hold, and what is said of those that can not be used."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,7 @@ class TestReloading:
         return authority.certify(days=90)
 
     @pytest.fixture
-    def served(self, pair: KeyPair) -> Iterator[ServerCertificate]:
+    def served(self, pair: KeyPair) -> ServerCertificate:
         served = load_certificate(settings(pair), asyncio.Event())
         assert served is not None
         return served
@@ -173,7 +172,7 @@ class TestReloading:
 
     @pytest.mark.parametrize("days", [{"days": -1}, {"days": 90, "begins_in_days": 1}])
     def test_one_that_is_not_valid_now_is_shown_all_the_same_and_said(
-        self, authority: Authority, days: dict[str, float]
+        self, authority: Authority, days: dict[str, Any]
     ) -> None:
         with capture_logs() as lines:
             served = load_certificate(settings(authority.certify(**days)), asyncio.Event())
