@@ -41,7 +41,9 @@ class Startup:
         self._sleep = sleep
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {
             "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
-            "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
+            "GATEWAY_REDIS_URL": lambda: check_redis(
+                redis, timeout_s=timeout_s, prefix=settings.redis_prefix
+            ),
         }
         if listener != database:
             self._checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(
@@ -111,13 +113,13 @@ async def check_listener(url: str, *, timeout_s: float) -> None:
         raise Unavailable("this Postgres is a standby: the listener needs the primary")
 
 
-async def check_redis(url: str, *, timeout_s: float) -> None:
-    """Raises Unavailable or Refused.
+async def check_redis(url: str, *, timeout_s: float, prefix: str = "gw") -> None:
+    """Raises Unavailable or Refused. `prefix`: under which the user of the URL may publish.
 
     When it is cancelled it still takes until the server has answered or the time is up: redis-py (8.1) leaves
     a connection open whose handshake is cancelled.
     """
-    asking = asyncio.ensure_future(_ask_redis(url, timeout_s))
+    asking = asyncio.ensure_future(_ask_redis(url, timeout_s, prefix))
     try:
         await asyncio.shield(asking)
     except asyncio.CancelledError:
@@ -127,9 +129,9 @@ async def check_redis(url: str, *, timeout_s: float) -> None:
         raise
 
 
-async def _ask_redis(url: str, timeout_s: float) -> None:
+async def _ask_redis(url: str, timeout_s: float, prefix: str) -> None:
     client = connect_redis(url, timeout_s=timeout_s, max_connections=1, name="inventory-gateway-startup")
     try:
-        await check_server(client)
+        await check_server(client, prefix)
     finally:
         await client.aclose()

@@ -18,6 +18,7 @@ from listeners.cancelling import cancellable
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.keys import BUCKETS, hash_tag
 from listeners.redis_cluster import Address, ClusterClient, Command
+from listeners.tls import tls_refusal
 
 __all__ = [
     "AnyRedis",
@@ -213,6 +214,9 @@ def _options(timeout_s: float, name: str) -> dict[str, Any]:
 
 def classified(error: Exception) -> ListenersError | None:
     """What an error of redis-py means for us; None: a mistake of ours, to be raised as it is."""
+    refusal = tls_refusal(error)
+    if refusal is not None:
+        return Refused(f"Redis: {refusal}")
     match error:
         case (
             exceptions.AuthenticationError()

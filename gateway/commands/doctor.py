@@ -9,6 +9,7 @@ from typing import Final
 from gateway.commands import run_async
 from gateway.commands.doctor_certificate import examine_certificate
 from gateway.commands.doctor_credentials import examine_credentials
+from gateway.commands.doctor_links import examine_links
 from gateway.config import Settings, load_settings
 from listeners.doctor_postgres import examine_listener, examine_postgres
 from listeners.doctor_redis import examine_redis
@@ -33,6 +34,7 @@ def run(_: argparse.Namespace) -> int:
         fine("settings", "valid"),
         *examine_host(settings),
         *examine_certificate(settings),
+        *examine_links(settings),
         *run_async(_examine_servers(settings)),
     ]
     for finding in findings:
