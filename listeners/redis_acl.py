@@ -22,4 +22,4 @@ CLUSTER_COMMANDS: Final = ("asking", "cluster|info", "cluster|slots")
 def acl_line(user: str, password: str, *, prefix: str = "gw", cluster: bool = False) -> str:
     """What follows `ACL SETUSER`, or `user` in a file of users: these commands, on our names alone."""
     commands = " ".join(f"+{name}" for name in (*COMMANDS, *(CLUSTER_COMMANDS if cluster else ())))
-    return f"{user} on >{password} ~{prefix}:* &{prefix}:* -@all {commands}"
+    return f"{user} reset on >{password} ~{prefix}:* &{prefix}:* -@all {commands}"
