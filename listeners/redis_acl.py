@@ -12,7 +12,7 @@ COMMANDS: Final = (
     *("exists", "expire", "get", "getdel", "set", "time", "unlink"),
     *("hget", "hgetall", "hlen", "hmget", "hscan", "hset"),
     *("llen", "lpop", "lrange", "rpush"),
-    *("zadd", "zcard", "zmscore", "zrange", "zrem", "zremrangebyscore", "zscore"),
+    *("zadd", "zcard", "zmscore", "zrange", "zrem", "zremrangebyscore", "zscan", "zscore"),
     *("xadd", "xrange", "xrevrange"),
 )
 # Of a cluster's nodes.

@@ -46,6 +46,7 @@ _TRANSIENT_WORDS: Final = {"BUSY", "MISCONF", "NOREPLICAS", "UNKILLABLE", "INPRO
 _REFUSING_WORDS: Final = {"DENIED", "NOPROTO"}
 _REFUSING_TEXTS: Final = (
     "unknown command",
+    "ACL failure in script",
     "DB index is out of range",
     "without any password configured",
     "cluster support disabled",

@@ -1,4 +1,4 @@
-"""What is told of the URLs of servers before anybody is asked, and what doctor says about the ways to them."""
+"""What the URLs of servers tell before anybody is asked, and what doctor says about the ways to them."""
 
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ class TestFiles:
         "url", ["postgresql://u:s3cret@h/d?sslrootcert=/none", "rediss://:s3cret@h?ssl_ca_certs=/none"]
     )
     def test_one_that_is_not(self, url: str) -> None:
-        with pytest.raises(SettingsError, match="^X: ssl.*='/none': a readable file is needed") as caught:
+        with pytest.raises(SettingsError, match=r"^X: ssl.*='/none': a readable file is needed") as caught:
             check_files("X", url)
         assert "s3cret" not in str(caught.value)
 
     def test_a_parameter_that_is_none(self) -> None:
-        with pytest.raises(SettingsError, match="^X: there is no parameter 'ssl_ca_cert'; of TLS there are"):
+        with pytest.raises(SettingsError, match=r"^X: there is no parameter 'ssl_ca_cert'; of TLS there are"):
             check_files("X", "rediss://h?ssl_ca_cert=/none")
 
     def test_one_without_tls(self) -> None:
