@@ -14,6 +14,7 @@ from gateway.auth.building import anonymous, make_authority, make_signatures
 from gateway.auth.entrance import Entrance
 from gateway.auth.revocations import Revocations
 from gateway.auth.tickets import TicketOffice
+from gateway.certificate import ServerCertificate
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
@@ -63,11 +64,13 @@ async def serve(
     ops: socket.socket,
     stop: asyncio.Event,
     page: Mapping[str, Any] | None = None,
+    certificate: ServerCertificate | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until `stop` is set, then sends everybody away and returns.
 
     `clients` and `ops` are bound sockets. `page`: the settings of the demo page; None: there is none.
+    `certificate`: clients have to speak TLS; whoever asks at `ops` never has to.
     `started` is called once clients are accepted. Raises CommandFailed when a server answers and refuses,
     SettingsError when one is not set.
     """
@@ -79,7 +82,7 @@ async def serve(
     refused: list[str] = []
     try:
         if await run_until(stop, startup.wait()):
-            async with _replica(settings, metrics, page=page) as replica:
+            async with _replica(settings, metrics, page=page, certificate=certificate) as replica:
                 readiness.current = replica
                 await replica.run(clients, stop, on_tick=ops_server.tick, started=started)
     except* ListenersError as refusals:
@@ -153,7 +156,11 @@ def make_verifier(settings: Settings, store: TopicStore, pool: Any, relay: Relay
 
 @asynccontextmanager
 async def _replica(
-    settings: Settings, metrics: GatewayMetrics, *, page: Mapping[str, Any] | None
+    settings: Settings,
+    metrics: GatewayMetrics,
+    *,
+    page: Mapping[str, Any] | None,
+    certificate: ServerCertificate | None,
 ) -> AsyncIterator["_Replica"]:
     url = settings.require_redis_url()
     timeout_s = settings.probe_timeout_ms / 1000
@@ -200,6 +207,9 @@ async def _replica(
                 watch_round_trip(lambda: feed.probe_database(pool), metrics.postgres_round_trip),
                 watch_round_trip(feed.probe_store, metrics.redis_round_trip),
             ]
+            if certificate is not None:
+                metrics.watch(certificate.statistics)
+                services.append(certificate.run())
             if key_set is not None:
                 services.append(key_set.run())
             if identifies:
@@ -226,7 +236,12 @@ async def _replica(
                 page=page is not None,
                 page_settings=page,
             )
-            server = HttpServer(app, websocket=ClientConnection, state={"realtime": realtime})
+            server = HttpServer(
+                app,
+                websocket=ClientConnection,
+                state={"realtime": realtime},
+                tls=None if certificate is None else certificate.context,
+            )
             yield _Replica(realtime, standing, server, services, metrics, settings.drain_s)
     finally:
         pool.terminate()

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gateway.auth.service_keys import BadServiceKeys
 from gateway.errors import SettingsError
 from gateway.redact import redact
+from gateway.server_urls import check_files
 from gateway.setting_groups import IdentitySettings, LimitSettings
 from gateway.setting_types import (
     Address,
@@ -25,6 +26,7 @@ from gateway.setting_types import (
     url,
     whole,
 )
+from gateway.tls_settings import TlsSettings
 
 __all__ = ["Address", "Settings", "load_settings", "settings_table"]
 
@@ -32,7 +34,7 @@ PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
 
 
-class Settings(LimitSettings, IdentitySettings, BaseSettings):
+class Settings(LimitSettings, IdentitySettings, TlsSettings, BaseSettings):
     """Every setting of the gateway; units are in the names, and nothing else reads the environment.
 
     Options of the command line win over the environment, which wins over `..._FILE`. An empty variable
@@ -152,21 +154,24 @@ class Settings(LimitSettings, IdentitySettings, BaseSettings):
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def require_database_url(self) -> str:
-        """Raises SettingsError when it is not set."""
-        return _require("database_url", self.database_url)
+        """Raises SettingsError when it is not set, or names files that are not there."""
+        return _require_url("database_url", self.database_url)
 
     def require_listener_url(self) -> str:
-        """The listener's DSN, else the database's. Raises SettingsError when neither is set."""
-        return self.listener_database_url or self.require_database_url()
+        """The listener's DSN, else the database's. Raises SettingsError when neither is set, as above."""
+        if self.listener_database_url is None:
+            return self.require_database_url()
+        return _require_url("listener_database_url", self.listener_database_url)
 
     def require_redis_url(self) -> str:
-        """Raises SettingsError when it is not set."""
-        return _require("redis_url", self.redis_url)
+        """Raises SettingsError when it is not set, or has parameters of TLS that can not be used."""
+        return _require_url("redis_url", self.redis_url)
 
 
-def _require(name: str, value: str | None) -> str:
+def _require_url(name: str, value: str | None) -> str:
     if value is None:
         raise SettingsError(f"{_variable(name)} is not set: {_extra(name)['allowed']} is needed")
+    check_files(_variable(name), value)
     return value
 
 

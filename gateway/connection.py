@@ -26,7 +26,7 @@ from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit, TokenBucket
 from gateway.outgoing import Delivery, Outgoing
 from gateway.realtime import Realtime
-from gateway.sockets import unsent_bytes
+from gateway.sockets import taken_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
 from protocol.session import Authenticate, CloseWith, Event, Leave, Send, Session, Subscribe
@@ -67,7 +67,7 @@ class ClientConnection(Identifying):
         "_rows",
         "_server_connections",
         "_shaken",
-        "_stalled_at_bytes",
+        "_taken_bytes",
         "_turns",
         "address",
         "opened_at",
@@ -83,7 +83,7 @@ class ClientConnection(Identifying):
         self.session_id = ""
         self.opened_at = time.monotonic()
         self.stalled_since: float | None = None
-        self._stalled_at_bytes = 0
+        self._taken_bytes = 0  # when it was last looked whether it takes anything
         self._realtime = realtime
         self._server_connections: set[Any] = server_state.connections
         self._shaken = False  # the handshake is over, and well
@@ -148,7 +148,7 @@ class ClientConnection(Identifying):
         if self._outgoing is not None:
             self._outgoing.pause()
             self.stalled_since = time.monotonic()
-            self._stalled_at_bytes = unsent_bytes(self.transport)
+            self._taken_bytes = taken_bytes(self.transport)
             self.transport.pause_reading()
             if self._turns is not None:
                 self._turns.stop()
@@ -186,9 +186,9 @@ class ClientConnection(Identifying):
 
     def has_progressed(self) -> bool:
         """Whether a stalled client has taken anything since the last call."""
-        unsent = unsent_bytes(self.transport)
-        progressed = unsent < self._stalled_at_bytes
-        self._stalled_at_bytes = unsent
+        taken = taken_bytes(self.transport)
+        progressed = taken > self._taken_bytes
+        self._taken_bytes = taken
         return progressed
 
     # --- reading
@@ -373,8 +373,11 @@ class ClientConnection(Identifying):
             self._leave_all()
             # Half-closed, not closed: closing with unread bytes would reset the connection, and the
             # peer would never see the code (RFC 6455 7.1.1).
-            if self.transport.can_write_eof() and not self.transport.is_closing():
-                self.transport.write_eof()
+            if not self.transport.is_closing():
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
+                else:  # TLS: it says farewell, and reads on until the peer has said so as well
+                    self.transport.close()
             self._drop_after(CLOSE_TIMEOUT_S)
 
     def _hang_up(self, code: CloseCode) -> None:

@@ -136,6 +136,18 @@ _DESCRIPTIONS: Final = (
         ("success", "failure"),
     ),
     Description(
+        "gateway_certificate_seconds_left",
+        "gauge",
+        "Until the certificate of GATEWAY_TLS_CERTIFICATE expires: below 0 clients are turned away by it.",
+    ),
+    Description(
+        "gateway_certificate_reloads",
+        "counter",
+        "Certificates read again on SIGHUP, by result; after a failure the old one serves on.",
+        "result",
+        ("success", "failure"),
+    ),
+    Description(
         "gateway_subscriptions", "gauge", "Topics held by all clients together, shared ones counted each."
     ),
     Description(

@@ -5,6 +5,7 @@ uvicorn speaks HTTP/1.1 and hands WebSocket upgrades over; accepting, draining a
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
@@ -22,6 +23,8 @@ REQUEST_TIMEOUT_S: Final = 10.0
 # A longer head of a request is refused: the parser itself (llhttp) has no limit.
 MAX_HEAD_BYTES: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 75
+# How long a peer may take to answer our farewell of TLS (close_notify), in s.
+TLS_SHUTDOWN_S: Final = 5.0
 BACKLOG: Final = 4096
 
 
@@ -107,8 +110,10 @@ class HttpServer:
         websocket: type[WebSocketProtocol] | None = None,
         state: dict[str, Any] | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`state` is what every connection is given as `app_state`."""
+        """`state` is what every connection is given as `app_state`. `tls`: clients have to speak it, and have
+        `request_timeout_s` for their handshake."""
         self._config = Config(
             app,
             http=_HttpConnection,
@@ -124,13 +129,21 @@ class HttpServer:
         self._state = ServerState()
         self._app_state = state or {}
         self._request_timeout_s = request_timeout_s
+        self._tls = tls
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
         """Accepts connections on a bound socket, which is closed with the server."""
         self.tick()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._make_connection, sock=sock, backlog=BACKLOG)
+        secured: dict[str, Any] = {}
+        if self._tls is not None:
+            secured = {
+                "ssl": self._tls,
+                "ssl_handshake_timeout": self._request_timeout_s,
+                "ssl_shutdown_timeout": TLS_SHUTDOWN_S,
+            }
+        self._server = await loop.create_server(self._make_connection, sock=sock, backlog=BACKLOG, **secured)
 
     def tick(self) -> None:
         """Call it about once a second: the Date header of answers (RFC 9110 6.6.1)."""

@@ -11,6 +11,7 @@ from listeners.errors import ListenersError, MigrationError, Unavailable
 from listeners.migrations import pending
 from listeners.postgres import classified, connected
 from listeners.redis_client import check_server, connect_redis
+from listeners.roles import check_rows_visible
 
 __all__ = ["StartRefused", "Startup", "check_database", "check_listener", "check_redis"]
 
@@ -40,7 +41,9 @@ class Startup:
         self._sleep = sleep
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {
             "GATEWAY_DATABASE_URL": lambda: check_database(database, timeout_s=timeout_s),
-            "GATEWAY_REDIS_URL": lambda: check_redis(redis, timeout_s=timeout_s),
+            "GATEWAY_REDIS_URL": lambda: check_redis(
+                redis, timeout_s=timeout_s, prefix=settings.redis_prefix
+            ),
         }
         if listener != database:
             self._checks["GATEWAY_LISTENER_DATABASE_URL"] = lambda: check_listener(
@@ -94,6 +97,8 @@ async def check_database(url: str, *, timeout_s: float) -> None:
     async with connected(url, purpose="startup", timeout_s=timeout_s) as connection:
         with classified(url):
             missing = await pending(connection)
+            if not missing:
+                await check_rows_visible(connection)
     if missing:
         some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         raise MigrationError(f"migrations are pending ({some}): run `inventory-gateway migrate`")
@@ -108,13 +113,13 @@ async def check_listener(url: str, *, timeout_s: float) -> None:
         raise Unavailable("this Postgres is a standby: the listener needs the primary")
 
 
-async def check_redis(url: str, *, timeout_s: float) -> None:
-    """Raises Unavailable or Refused.
+async def check_redis(url: str, *, timeout_s: float, prefix: str = "gw") -> None:
+    """Raises Unavailable or Refused. `prefix`: under which the user of the URL may publish.
 
     When it is cancelled it still takes until the server has answered or the time is up: redis-py (8.1) leaves
     a connection open whose handshake is cancelled.
     """
-    asking = asyncio.ensure_future(_ask_redis(url, timeout_s))
+    asking = asyncio.ensure_future(_ask_redis(url, timeout_s, prefix))
     try:
         await asyncio.shield(asking)
     except asyncio.CancelledError:
@@ -124,9 +129,9 @@ async def check_redis(url: str, *, timeout_s: float) -> None:
         raise
 
 
-async def _ask_redis(url: str, timeout_s: float) -> None:
+async def _ask_redis(url: str, timeout_s: float, prefix: str) -> None:
     client = connect_redis(url, timeout_s=timeout_s, max_connections=1, name="inventory-gateway-startup")
     try:
-        await check_server(client)
+        await check_server(client, prefix)
     finally:
         await client.aclose()

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 import orjson
 
 from gateway.app import serve
-from gateway.commands import stop_signal
+from gateway.certificate import load_certificate
+from gateway.commands import hangup_signal, stop_signal
 from gateway.config import Settings
 
 __all__ = ["WorkerAnswer", "WorkerLink", "ask_worker", "run_worker"]
@@ -35,13 +36,16 @@ class WorkerLink(NamedTuple):
 async def run_worker(settings: Settings, link: WorkerLink) -> int:
     """Serves until SIGTERM, or until the parent is gone. Returns the exit code."""
     stop = stop_signal()
+    # The parent passes SIGHUP on once the ops socket is there; until then the files are still to be read.
+    hangup = hangup_signal() if settings.tls_certificate is not None else None
     asyncio.get_running_loop().add_reader(link.alive_fd, stop.set)
     clients = socket.socket(fileno=link.clients_fd)
     ops = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     ops.bind(link.ops_path)
     for inherited in (clients, ops):
         inherited.setblocking(False)
-    await serve(settings, clients=clients, ops=ops, stop=stop)
+    certificate = None if hangup is None else load_certificate(settings, hangup)
+    await serve(settings, clients=clients, ops=ops, stop=stop, certificate=certificate)
     return 0
 
 

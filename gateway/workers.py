@@ -4,11 +4,12 @@ All workers accept on the one socket they inherit, so the port survives each of 
 ops port: it is ready when at least one worker is (one that is not ready does not accept), and its /metrics
 are the workers' with a label `worker`; each has its own ops app on a Unix socket in a private directory. A
 worker that dies is replaced after a backoff. A parent that dies takes its workers along: they hold the
-other end of its pipe.
+other end of its pipe. SIGHUP is passed on to them: each reads its certificate again.
 """
 
 import asyncio
 import os
+import signal
 import socket
 import tempfile
 from asyncio.subprocess import Process
@@ -19,7 +20,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from gateway.commands import run_until, stop_signal
+from gateway.commands import hangup_signal, run_until, stop_signal
 from gateway.config import Settings
 from gateway.http.ops import make_ops_app_of
 from gateway.http.ports import Readiness
@@ -103,6 +104,18 @@ class Supervisor:
         texts = {str(number): answer.body for number, answer in answers.items() if answer.ok}
         return generate_latest(self._registry) + merge_expositions(texts).encode()
 
+    async def pass_on(self, hangup: asyncio.Event) -> None:
+        """Whenever it is set, every worker that can be is told by SIGHUP; until cancelled.
+
+        One that has no ops socket yet has not read its certificate, and would be ended by the signal.
+        """
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            for number, process in self._running.items():
+                if process.returncode is None and os.access(self._ops_path(number), os.F_OK):
+                    process.send_signal(signal.SIGHUP)
+
     async def _keep(self, link: WorkerLink, stop: asyncio.Event) -> None:
         backoff = self._make_backoff()
         loop = asyncio.get_running_loop()
@@ -181,11 +194,14 @@ async def supervise(
     await server.start(ops)
     try:
         async with asyncio.TaskGroup() as group:
-            ticking = group.create_task(_keep_date(server))
+            besides = [group.create_task(_keep_date(server))]
+            if settings.tls_certificate is not None:
+                besides.append(group.create_task(supervisor.pass_on(hangup_signal())))
             if await run_until(stop, startup.wait()):
                 log.info("starting workers", address=str(bound_address(clients)), workers=settings.workers)
                 await supervisor.run(clients, stop)
-            ticking.cancel()
+            for task in besides:
+                task.cancel()
     finally:
         await server.stop()
         clients.close()

@@ -12,6 +12,7 @@ from listeners.capture_sql import (
 )
 from listeners.errors import SourceError
 from listeners.postgres import LOCK_ATTACH
+from listeners.roles import forget_table, show_table
 from listeners.short_locks import ATTEMPTS, LOCK_TIMEOUT_MS, NeverFree, with_short_locks
 from listeners.source_sql import quote_identifier, quote_literal, table_name
 from listeners.sources import NUMBERS, VERSION_COLUMN, Column, KeyType, Shape, Source
@@ -170,6 +171,7 @@ async def _attach_now(conn: Any, source: Source) -> Source:
         _SQL["register"],
         *(source.name, source.kind, source.model_dump_json(by_alias=True), table.id, added, checksum(source)),
     )
+    await show_table(conn, source)
     await conn.execute(_SQL["new_nonce"])
     return source
 
@@ -192,6 +194,7 @@ async def _detach_now(conn: Any, name: str) -> None:
         raise SourceError(f"source {name!r}: is not attached; attached: {known}")
     statements = []
     if entry.table_exists:
+        await forget_table(conn, entry.source)
         table = table_name(entry.source)
         statements += drop_triggers(table)
         if entry.added_column and entry.source.version_column is not None:

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from listeners.attach import registered
 from listeners.capture_sql import STAMP_TRIGGER, create_triggers
-from listeners.errors import ListenersError
+from listeners.errors import ListenersError, Refused
 from listeners.findings import Finding, Grade, fail, fine, warn
 from listeners.migrations import pending
 from listeners.postgres import Connection, classified, connected, redact_dsn
+from listeners.roles import check_rows_visible, excess
 from listeners.source_sql import table_name
 from listeners.sql import queries
 
@@ -28,6 +29,8 @@ MAX_SKEW_S: Final = 1.0
 RELAY_UNSEEN_S: Final = 60.0
 # A serving process takes up to eight for loads and three for the relay.
 CONNECTIONS: Final = 11
+# Of a list of rights.
+_SHOWN: Final = 5
 
 
 async def examine_postgres(dsn: str, *, timeout_s: float, clock: Clock = time.time) -> list[Finding]:
@@ -111,12 +114,23 @@ async def _migrations(connection: Connection, _: str, __: Clock) -> list[Finding
 async def _rights(connection: Connection, _: str, __: Clock) -> list[Finding]:
     missing = [row["missing"] for row in await connection.fetch(_SQL["rights"])]
     if missing:
-        return [
-            fail(
-                "rights", f"this role lacks {', '.join(missing)}", "grant them, or use the role that migrates"
-            )
-        ]
-    return [fine("rights", "this role may do all that serving needs")]
+        advice = (
+            "run `inventory-gateway migrate --roles` as the owner, and grant the service role to this one"
+        )
+        return [fail("rights", f"this role lacks {_some(missing)}", advice)]
+    try:
+        await check_rows_visible(connection)
+    except Refused as error:
+        return [fail("rights", str(error), "else clients would miss these rows")]
+    more = await excess(connection)
+    if more:
+        advice = "serve as a login that has the role of `inventory-gateway migrate --roles` and nothing else"
+        return [warn("rights", f"this role can do more than serving needs: it {_some(more)}", advice)]
+    return [fine("rights", "this role may do all that serving needs, and no more")]
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 async def _sources(connection: Connection, _: str, __: Clock) -> list[Finding]:

@@ -25,7 +25,7 @@ async def examine_redis(url: str, *, prefix: str, timeout_s: float) -> list[Find
     """Server, memory policy, role, relay. A server that is not there is a finding, not an error."""
     client = connect_redis(url, timeout_s=timeout_s, max_connections=2, name="inventory-gateway-doctor")
     try:
-        await check_server(client)
+        await check_server(client, prefix)
         cluster = is_cluster_url(url)
         with translated():
             server, memory, replication = [

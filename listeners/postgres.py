@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from listeners.errors import Refused, Unavailable
+from listeners.tls import tls_refusal
 
 __all__ = [
     "APPLICATION_NAME",
@@ -220,6 +221,9 @@ def classify(error: BaseException, dsn: str = "") -> Unavailable | Refused:
     """
     where = f"Postgres at {redact_dsn(dsn)}" if dsn else "Postgres"
     what = " ".join(str(error).split()) or type(error).__name__
+    refusal = tls_refusal(error)
+    if refusal is not None:
+        return Refused(f"{where}: {refusal}")
     if isinstance(error, _REFUSALS):
         hint = "; run `migrate`" if isinstance(error, asyncpg.UndefinedTableError) else ""
         return Refused(f"{where} refuses: {what}{hint}")

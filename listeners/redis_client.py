@@ -18,6 +18,7 @@ from listeners.cancelling import cancellable
 from listeners.errors import ListenersError, Refused, Unavailable
 from listeners.keys import BUCKETS, hash_tag
 from listeners.redis_cluster import Address, ClusterClient, Command
+from listeners.tls import tls_refusal
 
 __all__ = [
     "AnyRedis",
@@ -45,6 +46,7 @@ _TRANSIENT_WORDS: Final = {"BUSY", "MISCONF", "NOREPLICAS", "UNKILLABLE", "INPRO
 _REFUSING_WORDS: Final = {"DENIED", "NOPROTO"}
 _REFUSING_TEXTS: Final = (
     "unknown command",
+    "ACL failure in script",
     "DB index is out of range",
     "without any password configured",
     "cluster support disabled",
@@ -213,6 +215,9 @@ def _options(timeout_s: float, name: str) -> dict[str, Any]:
 
 def classified(error: Exception) -> ListenersError | None:
     """What an error of redis-py means for us; None: a mistake of ours, to be raised as it is."""
+    refusal = tls_refusal(error)
+    if refusal is not None:
+        return Refused(f"Redis: {refusal}")
     match error:
         case (
             exceptions.AuthenticationError()

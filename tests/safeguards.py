@@ -9,6 +9,7 @@ from typing import Final
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
+from tests.tls_safeguards import TLS_SAFEGUARDS
 
 __all__ = ["SAFEGUARDS", "Mutation"]
 
@@ -374,4 +375,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     ),
     *IDENTITY_SAFEGUARDS,
     *SIGNATURE_SAFEGUARDS,
+    *TLS_SAFEGUARDS,
 )

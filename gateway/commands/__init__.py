@@ -11,7 +11,7 @@ import uvloop
 from gateway.errors import GatewayError
 from listeners.errors import ListenersError
 
-__all__ = ["CommandModule", "run_async", "run_until", "stop_signal"]
+__all__ = ["CommandModule", "hangup_signal", "run_async", "run_until", "stop_signal"]
 
 T = TypeVar("T")
 
@@ -64,3 +64,10 @@ def stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def hangup_signal() -> asyncio.Event:
+    """An event that SIGHUP sets: certificates are to be read again. Until then it ends a process."""
+    hangup = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+    return hangup

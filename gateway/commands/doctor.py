@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands import run_async
+from gateway.commands.doctor_certificate import examine_certificate
 from gateway.commands.doctor_credentials import examine_credentials
+from gateway.commands.doctor_links import examine_links
 from gateway.config import Settings, load_settings
 from listeners.doctor_postgres import examine_listener, examine_postgres
 from listeners.doctor_redis import examine_redis
@@ -28,7 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     settings = load_settings()
-    findings = [fine("settings", "valid"), *examine_host(settings), *run_async(_examine_servers(settings))]
+    findings = [
+        fine("settings", "valid"),
+        *examine_host(settings),
+        *examine_certificate(settings),
+        *examine_links(settings),
+        *run_async(_examine_servers(settings)),
+    ]
     for finding in findings:
         print(_line(finding))
     return 1 if any(finding.grade is Grade.FAILURE for finding in findings) else 0

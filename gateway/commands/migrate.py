@@ -1,4 +1,5 @@
 import argparse
+import re
 import sys
 
 from gateway.commands import run_async
@@ -20,6 +21,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-shop", action="store_true", help="leave the reference schema out; `attach` your own tables"
     )
+    parser.add_argument(
+        "--roles",
+        metavar="PREFIX",
+        nargs="?",
+        const="gateway",
+        type=_prefix,
+        help="make the roles PREFIX_service, to serve, and PREFIX_shop, to write the reference shop; none of "
+        "them logs in: grant them to logins (gateway)",
+    )
+
+
+def _prefix(text: str) -> str:
+    if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,47}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text[:40]!r}: up to 48 of a-z 0-9 _ are needed, and no pg_ in front")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +58,7 @@ async def _check(url: str) -> int:
 
 async def _migrate(url: str, options: argparse.Namespace) -> int:
     with classified(url):
-        applied = await migrate(url, shop=not options.no_shop, notify=options.notify)
+        applied = await migrate(url, shop=not options.no_shop, notify=options.notify, roles=options.roles)
     for name in applied:
         print(f"applied: {name}")
     if not applied:

@@ -3,7 +3,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from gateway.commands import run_async, stop_signal
+from gateway.certificate import load_certificate, read_certificate
+from gateway.commands import hangup_signal, run_async, stop_signal
 from gateway.config import Settings, load_settings
 from gateway.garbage import keep_garbage_small
 from gateway.logs import configure_logging
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
         keep_garbage_small()
         return run_async(run_worker(settings, WorkerLink.parse(options.worker)))
+    read_certificate(settings)  # what is wrong with it is told before anything else is begun
     clients, ops = _bind(settings)
     if settings.workers > 1:
         from gateway.workers import supervise
@@ -59,7 +61,10 @@ async def _serve(settings: Settings, clients: socket.socket, ops: socket.socket)
     from gateway.app import serve
 
     keep_garbage_small()
-    await serve(settings, clients=clients, ops=ops, stop=stop_signal())
+    certificate = None
+    if settings.tls_certificate is not None:
+        certificate = load_certificate(settings, hangup_signal())
+    await serve(settings, clients=clients, ops=ops, stop=stop_signal(), certificate=certificate)
     return 0
 
 

@@ -11,7 +11,7 @@ from websockets.typing import Subprotocol
 
 from gateway.commands import run_async, run_until, stop_signal
 from gateway.commands.following import Following
-from gateway.config import Address, load_settings
+from gateway.config import Address, Settings, load_settings
 from gateway.errors import CommandFailed, SettingsError
 from listeners.backoff import Backoff
 from protocol.errors import CLOSE_CODES, ProtocolError
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url",
-        metavar="ws://...",
+        metavar="wss://...",
         help="of the gateway (where GATEWAY_LISTEN says, at /realtime); GATEWAY_TOKEN is presented there",
     )
     parser.add_argument("--view", choices=("exact", "public"), help="the best there is, unless given")
@@ -44,13 +44,14 @@ def run(options: argparse.Namespace) -> int:
         topics = [str(parse_topic(topic)) for topic in options.topics]
     except ProtocolError as error:
         raise SettingsError(f"TOPIC={error.topic!r}: {error.message}") from error
-    url = options.url or _own_url(settings.listen)
+    url = options.url or _own_url(settings)
     return run_async(_tail(url, Following(topics, options.view), _print, token=settings.token))
 
 
-def _own_url(listen: Address) -> str:
+def _own_url(settings: Settings) -> str:
+    listen, scheme = settings.listen, "ws" if settings.tls_certificate is None else "wss"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - the setting's default
-    return f"ws://{Address(host, listen.port)}/realtime"
+    return f"{scheme}://{Address(host, listen.port)}/realtime"
 
 
 def _print(message: str) -> None:

@@ -11,6 +11,7 @@ from listeners.attach import attach, registered
 from listeners.capture_sql import checksum as source_checksum
 from listeners.errors import MigrationError
 from listeners.postgres import LOCK_MIGRATE, connected
+from listeners.roles import make_roles, renew_grants
 from listeners.short_locks import NeverFree, with_short_locks
 from listeners.sources import default_sources
 
@@ -56,13 +57,15 @@ async def migrate(
     *,
     shop: bool = True,
     notify: Literal["auto", "off"] | None = None,
+    roles: str | None = None,
     directory: Path = MIGRATIONS,
     lock_timeout_ms: int = 30_000,
 ) -> list[str]:
     """Apply what is missing, and attach the default sources. Returns the names of what was applied now.
 
     Whether the database has the reference shop is decided by the first run and kept. Each file is applied in
-    a transaction of its own; another `migrate` at the same time waits. Raises MigrationError, SourceError,
+    a transaction of its own; another `migrate` at the same time waits. `roles`: what the names of the roles
+    begin with that are to be made as well (listeners.roles). Raises MigrationError, SourceError,
     Refused and Unavailable.
     """
     migrations = read_migrations(directory)
@@ -75,7 +78,11 @@ async def migrate(
         await conn.execute("UPDATE gateway.control SET shop = $1 WHERE shop IS DISTINCT FROM $1", shop)
         if notify is not None:
             await conn.execute("UPDATE gateway.control SET notify = $1 WHERE notify <> $1", notify)
-        return applied + await _attach_sources(conn, shop=shop)
+        applied += await _attach_sources(conn, shop=shop)
+        if roles is not None:
+            applied += [f"role {name}" for name in await make_roles(conn, roles, shop=shop)]
+        await renew_grants(conn, [entry.source for entry in await registered(conn) if entry.table_exists])
+        return applied
 
 
 async def pending(dsn_or_conn: Any, *, directory: Path = MIGRATIONS) -> list[str]:

@@ -19,13 +19,24 @@ SELECT missing FROM (
     UNION ALL
     SELECT wanted.right_ || ' on ' || wanted.table_
     FROM (VALUES
-        ('gateway.change_log', 'SELECT'), ('gateway.change_log', 'INSERT'), ('gateway.change_log', 'DELETE'),
-        ('gateway.control', 'SELECT'), ('gateway.control', 'UPDATE'),
-        ('gateway.position', 'SELECT'), ('gateway.position', 'UPDATE'),
+        ('gateway.migrations', 'SELECT'), ('gateway.change_log', 'SELECT'), ('gateway.change_log', 'DELETE'),
+        ('gateway.control', 'SELECT'), ('gateway.position', 'SELECT'), ('gateway.position', 'UPDATE'),
         ('gateway.canary', 'SELECT'), ('gateway.canary', 'UPDATE'), ('gateway.sources', 'SELECT'),
         ('gateway.alive', 'SELECT'), ('gateway.alive', 'INSERT'), ('gateway.alive', 'DELETE')
     ) wanted (table_, right_)
     WHERE NOT pg_catalog.has_table_privilege(wanted.table_, wanted.right_)
+    UNION ALL
+    SELECT 'UPDATE of ' || wanted.column_ || ' on gateway.control'
+    FROM (VALUES ('relay_asleep'), ('relay_seen_at'), ('log_retention'), ('nonce')) wanted (column_)
+    WHERE NOT pg_catalog.has_column_privilege('gateway.control', wanted.column_, 'UPDATE')
+    UNION ALL
+    SELECT wanted.right_ || ' on gateway.change_log_' || number
+    FROM generate_series(0, 7) number, (VALUES ('SELECT'), ('TRUNCATE')) wanted (right_)
+    WHERE NOT pg_catalog.has_table_privilege('gateway.change_log_' || number, wanted.right_)
+    UNION ALL
+    SELECT 'SELECT on ' || wanted.sequence_
+    FROM (VALUES ('gateway.loss_seq'), ('gateway.change_log_id_seq')) wanted (sequence_)
+    WHERE NOT pg_catalog.has_sequence_privilege(wanted.sequence_, 'SELECT')
     UNION ALL
     SELECT 'EXECUTE on ' || wanted.function_
     FROM (VALUES

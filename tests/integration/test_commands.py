@@ -205,12 +205,13 @@ class TestDoctor:
             "settings",
             "Postgres",
             "migrations",
-            "rights",
             "source inventory",
             "listener",
             "Redis",
         ):
             assert f"ok       {subject}: " in outcome.out, subject
+        # The tests' own login is a superuser.
+        assert "warning  rights: this role can do more than serving needs: it is a superuser" in outcome.out
         # Nothing serves in this test.
         assert "warning  relay: none has ever run here\n         -> start `serve` or `relay`" in outcome.out
 

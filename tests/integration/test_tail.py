@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 from gateway.commands import run_until
 from gateway.commands.following import Following
 from gateway.commands.tail import _follow, _own_url
-from gateway.config import Address
+from gateway.config import Address, Settings
 from gateway.errors import CommandFailed, SettingsError
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
@@ -238,7 +238,11 @@ class TestTheDefaultUrl:
         ],
     )
     def test_is_where_a_gateway_with_the_same_settings_listens(self, listen: Address, url: str) -> None:
-        assert _own_url(listen) == url
+        assert _own_url(Settings(listen=listen)) == url
+
+    def test_is_one_of_tls_where_that_gateway_has_a_certificate(self) -> None:
+        settings = Settings(listen=Address("127.0.0.1", 80), tls_certificate="/some/file.pem")
+        assert _own_url(settings) == "wss://127.0.0.1:80/realtime"
 
 
 async def test_a_signal_ends_it_well() -> None:

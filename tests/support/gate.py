@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,12 +14,14 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 
 from gateway.auth.entrance import Entrance
+from gateway.config import Address
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
 from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
+from gateway.sockets import bind_socket
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.envelope import Beat
 from protocol.principal import Principal
@@ -33,23 +36,25 @@ ANYBODY = Principal.anonymous(exact=True)
 class Gate:
     """A replica with an address."""
 
-    def __init__(self, realtime: Realtime, feed: FakeFeed, port: int) -> None:
+    def __init__(self, realtime: Realtime, feed: FakeFeed, port: int, *, scheme: str = "ws") -> None:
         self.realtime = realtime
         self.feed = feed
         self.port = port
+        self._scheme = scheme
 
     def connect(self, path: str = "/realtime", **options: Any) -> connect:
-        url = f"ws://127.0.0.1:{self.port}{path}"
+        url = f"{self._scheme}://127.0.0.1:{self.port}{path}"
         return connect(url, **{"proxy": None, "max_size": None, "ping_interval": None, **options})
 
     @asynccontextmanager
-    async def raw(self, *, receive_buffer: int = 0) -> AsyncIterator[Raw]:
+    async def raw(self, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Raw]:
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
-        reader, writer = await asyncio.open_connection(sock=sock)
+        name = None if tls is None else "127.0.0.1"
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name)
         try:
             yield reader, writer
         finally:
@@ -57,10 +62,12 @@ class Gate:
             await asyncio.sleep(0)
 
     @asynccontextmanager
-    async def raw_websocket(self, *, receive_buffer: int = 0) -> AsyncIterator[Raw]:
+    async def raw_websocket(
+        self, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[Raw]:
         """A client that does only what it is told to: it has shaken hands."""
         key = base64.b64encode(os.urandom(16)).decode()
-        async with self.raw(receive_buffer=receive_buffer) as (reader, writer):
+        async with self.raw(receive_buffer=receive_buffer, tls=tls) as (reader, writer):
             writer.write(
                 f"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
@@ -78,6 +85,7 @@ async def make_gate(
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
     request_timeout_s: float = 10,
+    tls: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gate]:
     feed, metrics, dialect = FakeFeed(), GatewayMetrics(), InventoryV1()
@@ -97,15 +105,15 @@ async def make_gate(
         websocket=ClientConnection,
         state={"realtime": realtime},
         request_timeout_s=request_timeout_s,
+        tls=tls,
     )
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
+    bound = bind_socket(Address("127.0.0.1", 0), setting="test")
     await server.start(bound)
     task = asyncio.create_task(realtime.run())
     await asyncio.sleep(0)
     realtime.hub.message(Beat("g", 1_700_000_000_000, 1))
     try:
-        yield Gate(realtime, feed, bound.getsockname()[1])
+        yield Gate(realtime, feed, bound.getsockname()[1], scheme="ws" if tls is None else "wss")
     finally:
         await server.stop(timeout_s=0.5)
         task.cancel()

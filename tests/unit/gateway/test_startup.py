@@ -22,7 +22,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     scripted: Answers = {"database": [], "listener": [], "redis": []}
 
     def check(name: str) -> Callable[..., Any]:
-        async def run(_: str, *, timeout_s: float) -> None:
+        async def run(_: str, *, timeout_s: float, prefix: str = "") -> None:
             assert timeout_s == 2.0
             error = scripted[name].pop(0) if scripted[name] else None
             if error is not None:

@@ -88,6 +88,7 @@ class TestWrongUsage:
             (["fly"], "invalid choice: 'fly'"),
             (["attach"], "required: FILE"),
             (["migrate", "--notify", "maybe"], "invalid choice: 'maybe'"),
+            (["migrate", "--roles", "pg_mine"], "'pg_mine': up to 48 of a-z 0-9 _ are needed"),
             (["serve", "--colour", "red"], "--colour"),
             (["tail"], "required: TOPIC"),
         ],
