@@ -69,7 +69,7 @@ class FakeSource:
             public = PublicView(topic, 5)
             public.load(items)
             items = public.snapshot()
-        return CachedSnapshot(items, hit)
+        return CachedSnapshot(items, hit, held=hit)
 
 
 def client(
