@@ -43,7 +43,10 @@ HIDDEN = [
     ("UPDATE products SET name = 'renamed' WHERE product_id = 'D'", "product:D"),
     ("UPDATE products SET status = 'archived' WHERE product_id = 'D'", "location:L1"),
     ("UPDATE products SET status = 'draft' WHERE product_id = 'R'", "location:L1"),
-    ("INSERT INTO products (product_id, vendor_id, name) VALUES ('N', 'V', 'New')", "product:N"),
+    (
+        "INSERT INTO products (product_id, vendor_id, name, status) VALUES ('N', 'V', 'New', 'draft')",
+        "product:N",
+    ),
     ("INSERT INTO inventory (product_id, location_id, vendor_id) VALUES ('N', 'L1', 'V')", "location:L1"),
     ("DELETE FROM inventory WHERE product_id = 'D' AND location_id = 'L1'", "location:L1"),
     ("DELETE FROM inventory WHERE product_id = 'D'", "product:D"),
@@ -100,7 +103,7 @@ async def test_the_public_gets_no_byte_on_a_change_it_can_not_see(shop: Shop) ->
             while f'"topic":"{topic}"'.encode() not in await witness.wait_for("delta"):
                 pass
         grown, payloads = await public.since_fence(size, count)
-        assert [orjson.loads(payload)["type"] for payload in payloads] == ["pong"]
+        assert [orjson.loads(payload)["type"] for payload in payloads] == ["pong"], payloads
         assert grown == len(payloads[0]) + 2  # with the header of a short frame
         # And the other way round: it hears what it can see, and of that no number but what is left.
         await shop.sql.execute("UPDATE inventory SET on_hand = 1, reserved = 0 WHERE product_id = 'A'")
