@@ -55,7 +55,7 @@ class TestTheLocks:
 def bill(to: Path) -> dict[str, Any]:
     """As `make sbom` has it."""
     recipe = re.search(
-        r"-m cyclonedx_py (.*?)requirements/runtime\.lock", (ROOT / "Makefile").read_text(), re.S
+        r"-m cyclonedx_py (.*?)requirements/runtime\.lock", (ROOT / "Makefile").read_text(), re.DOTALL
     )
     assert recipe is not None
     arguments = recipe[1].replace("\\\n", " ").replace("$(SBOM)", str(to)).split()
