@@ -93,7 +93,7 @@ class TestTheImage:
     TEXT = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 
     def test_nothing_is_installed_without_a_hash(self) -> None:
-        installs = re.findall(r"pip (?:--python \S+ )?install (.*)", self.TEXT)
+        installs = re.findall(r"(?:RUN|&&) pip (?:--python \S+ )?install (.*)", self.TEXT)
         assert len(installs) == 3
         for install in installs:
             from_locks = "--require-hashes" in install and "--only-binary :all:" in install
