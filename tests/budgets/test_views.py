@@ -1,20 +1,29 @@
 """What views cost, in counts: a view is computed once a topic and encoded once, however many follow it."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import wraps
 from typing import Any
 
 import pytest
 
 from gateway import fanout, topic_state
+from gateway.auth.authority import Authority
+from gateway.auth.entrance import Entrance
+from gateway.auth.keys import KeyRing, secret_key
+from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
+from load.sink import Sinks, Visit, open_sinks
+from load.tokens import SECRET, subjects
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.principal import Scope, View
 from protocol.public_view import PublicView
 from protocol.scoped_view import Owners
+from tests.support.gate import ANYBODY, make_gate
 from tests.support.replica import Client, FakeFeed, product, stock
 from tests.support.waiting import eventually
 
@@ -152,3 +161,44 @@ class TestScopes:
         await sell(hub, feed, [1 + n % 2 for n in range(CHANGES)])
         assert calls["apply"] == CHANGES
         assert (calls["deltas"], calls["text_frame"]) == (3 * CHANGES, 3 * CHANGES)
+
+
+class TestAConnection:
+    MORE_BYTES = 1024
+    CONNECTIONS = 200
+    LOADED = 20  # of each kind before, for what is made once
+
+    async def test_with_a_token_and_a_scope_costs_at_most_a_kibibyte_more(self) -> None:
+        verifier = TokenVerifier(TokenRules(), KeyRing(secret_key(SECRET)))
+        entrance = Entrance(anonymous=ANYBODY, authority=Authority(verifier))
+        claims = {"vendor_id": "V", "locations": ["L1"], "permissions": ["inv:read:exact", "inv:read:public"]}
+        without = Visit("/realtime?topics=product:A")
+        tokens = (
+            Visit("/realtime?topics=product:A", headers={"Authorization": f"Bearer {token}"})
+            for token in subjects(**claims)
+        )
+        async with make_gate(entrance=entrance) as gate, open_sinks() as sinks:
+            gate.feed.rows["product:A"] = [product("A", 1), stock("A", 2)]
+            tracemalloc.start()
+            try:
+                for visits in (without, tokens):
+                    await self.grown(gate.port, sinks, visits, self.LOADED)
+                plain = await self.grown(gate.port, sinks, without, self.CONNECTIONS)
+                scoped = await self.grown(gate.port, sinks, tokens, self.CONNECTIONS)
+            finally:
+                tracemalloc.stop()
+            assert (
+                entrance.statistics()["gateway_authenticated_connections"] == self.CONNECTIONS + self.LOADED
+            )
+        assert plain > 1024  # it is measured at all
+        assert scoped - plain <= self.MORE_BYTES
+
+    async def grown(self, port: int, sinks: Sinks, visits: Visit | Iterable[Visit], count: int) -> float:
+        """Bytes of each of so many connections more, with a snapshot each."""
+        before = (await sinks.counts()).kinds.get("s", 0)
+        gc.collect()
+        began = tracemalloc.get_traced_memory()[0]
+        await sinks.connect(port, visits, count)
+        await sinks.wait_frames(before + count, kind="s")
+        gc.collect()
+        return (tracemalloc.get_traced_memory()[0] - began) / count
