@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final
 
 from protocol.errors import ErrorCode, ProtocolError
@@ -48,12 +47,6 @@ class Scope:
 
 
 NO_LIMIT: Final = Scope(None, None)
-
-
-@lru_cache(maxsize=1024)
-def _scope(vendor_id: str | None, locations: frozenset[str] | None) -> Scope:
-    """The same object for all who have the same: it is kept as long as the subscription is there."""
-    return Scope(vendor_id, locations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,7 @@ class Principal:
         if topic.kind is TopicKind.VENDOR:
             vendor = None
         locations = None if topic.kind is TopicKind.LOCATION else self.locations
-        return None if vendor is None and locations is None else _scope(vendor, locations)
+        return None if vendor is None and locations is None else Scope(vendor, locations)
 
     def still_covers(self, topic: Topic, view: View, scope: Scope | None) -> bool:
         """Whether a subscription that was made with other credentials is within these."""

@@ -85,22 +85,17 @@ class PublicView:
                 yield
 
     def apply(self, items: Iterable[Item]) -> list[Item]:
-        """Takes newer exact items and returns what changed for the public, products first.
-
-        By product id, not in the order of the exact changes: that would tell something of those that can not
-        be seen.
-        """
-        before: dict[str, bytes | None] = {}  # by product id
+        """Takes newer exact items and returns what changed for the public, products first."""
+        before: dict[str, bytes | None] = {}  # by product id, in the order they were touched
         for item in items:
             product_id = _product_id(item)
             known = self._products.get(product_id)
             if self._store(item):
                 before.setdefault(product_id, known)
-        touched = sorted(before)
         products = [
-            change for product_id in touched for change in self._product(product_id, before[product_id])
+            change for product_id, known in before.items() for change in self._product(product_id, known)
         ]
-        return products + [change for product_id in touched for change in self._availability(product_id)]
+        return products + [change for product_id in before for change in self._availability(product_id)]
 
     def __len__(self) -> int:
         """How many items a snapshot has at the most."""

@@ -39,14 +39,7 @@ VIEW_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "protocol/public_view.py",
         "    return sorted(by_product) if len(by_product) <= _SORTED else list(by_product)\n",
         "    return list(by_product)\n",
-        (f"{_STREAM}::TestTheOrderTellsNothing",),
-    ),
-    Mutation(
-        "views: the order of a change tells nothing",
-        "protocol/public_view.py",
-        "        touched = sorted(before)\n",
-        "        touched = list(before)\n",
-        (f"{_STREAM}::TestTheOrderTellsNothing",),
+        (f"{_STREAM}::test_the_order_of_a_snapshot_tells_nothing",),
     ),
     Mutation(
         "views: what is below zero is nothing",
