@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
 ARG PYTHON=3.13
+# A tag moves. Whoever wants the same base again names its digest: --build-arg BASE=python:3.13-slim@sha256:...
+ARG BASE=python:${PYTHON}-slim
 
-FROM python:${PYTHON}-slim AS builder
+FROM ${BASE} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/ requirements/
@@ -20,7 +22,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /opt/gateway/bin/python install --no-deps /wheels/*.whl \
  && /opt/gateway/bin/python -m compileall -q /opt/gateway/lib
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=builder /opt/gateway /opt/gateway
 # A number, so that Kubernetes' runAsNonRoot can check it without a passwd file.

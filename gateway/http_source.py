@@ -10,7 +10,7 @@ from gateway.http.ports import CachedSnapshot
 from gateway.metrics import GatewayMetrics
 from gateway.ports import Feed
 from protocol.errors import ErrorCode, ProtocolError
-from protocol.items import Item
+from protocol.items import Item, says_the_same
 from protocol.principal import View
 from protocol.public_view import PublicView
 from protocol.topics import Topic
@@ -41,8 +41,11 @@ class _Packed(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         for key, row in self._rows.items():
-            version, deleted = _HEAD.unpack_from(row)
-            yield Item(key, version, deleted, row[_HEAD.size :])
+            yield _unpacked(key, row)
+
+    def get(self, key: str) -> Item | None:
+        row = self._rows.get(key)
+        return None if row is None else _unpacked(key, row)
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -50,6 +53,11 @@ class _Packed(Sequence[Item]):
     def __getitem__(self, index: slice) -> Sequence[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
         return list(self)[index]
+
+
+def _unpacked(key: str, row: bytes) -> Item:
+    version, deleted = _HEAD.unpack_from(row)
+    return Item(key, version, deleted, row[_HEAD.size :])
 
 
 class _Held(NamedTuple):
@@ -63,6 +71,9 @@ class TopicSnapshots:
 
     What is held is served only while the store says that the topic has not moved since: one round trip,
     against reading the topic. Bounded by items, least recently used topics dropped first.
+
+    Within an epoch an item of the public view stays the one it was, version included, until it says
+    something else: a tag made of it changes only with what can be seen.
     """
 
     def __init__(
@@ -83,15 +94,22 @@ class TopicSnapshots:
             if held is not None and (held.epoch, held.seq) == (opened.epoch, opened.seq):
                 self._held.move_to_end(key)
                 self._metrics.snapshot_hits += 1
-                return CachedSnapshot(held.items, hit=True)
+                return CachedSnapshot(held.items, hit=True, held=True)
             self._metrics.snapshot_misses += 1
-            read = await self._read(topic, view, opened.epoch, opened.seq)
+            before = held if held is not None and held.epoch == opened.epoch else None
+            told = () if before is None else before.items
+            read = await self._read(topic, view, opened.epoch, opened.seq, told)
             if read is not None:
-                return CachedSnapshot(self._hold(key, read).items, hit=False)
+                return CachedSnapshot(self._hold(key, read).items, hit=False, held=before is not None)
         raise ProtocolError(ErrorCode.UNAVAILABLE, "the topic keeps changing; try again", retry_after_ms=1000)
 
-    async def _read(self, topic: Topic, view: View, epoch: str, seq: int) -> _Held | None:
-        """None: the epoch has ended. The items of a large topic may be newer than `seq`, never older."""
+    async def _read(
+        self, topic: Topic, view: View, epoch: str, seq: int, told: Sequence[Item]
+    ) -> _Held | None:
+        """None: the epoch has ended. The items of a large topic may be newer than `seq`, never older.
+
+        `told`: what was served before in this epoch.
+        """
         name = str(topic)
         public = PublicView(topic, self._low_stock) if view is View.PUBLIC else None
         stored = await self._feed.read(name)
@@ -101,7 +119,7 @@ class TopicSnapshots:
             if public is None:
                 return _Held(epoch, stored.seq, stored.items)
             public.load(stored.items)
-            return _Held(epoch, stored.seq, public.snapshot())
+            return _Held(epoch, stored.seq, _news(told, public.snapshot()))
         items = _Packed()
         async for page in self._feed.pages(name, epoch):
             if public is None:
@@ -114,7 +132,7 @@ class TopicSnapshots:
             for _ in public.conclude():
                 await asyncio.sleep(0)
             for shown in public.pages():
-                items.update(shown)
+                items.update(_news(told, shown))
                 await asyncio.sleep(0)
         return _Held(epoch, seq, items)
 
@@ -126,3 +144,12 @@ class TopicSnapshots:
             _, dropped = self._held.popitem(last=False)
             self._size -= len(dropped.items)
         return read
+
+
+def _news(told: Sequence[Item], items: list[Item]) -> list[Item]:
+    """The items, but those that were told before if they say nothing else."""
+    known = told.get if isinstance(told, _Packed) else {item.key: item for item in told}.get
+    return [
+        before if (before := known(item.key)) is not None and says_the_same(before, item) else item
+        for item in items
+    ]

@@ -49,6 +49,7 @@ def seen_of(changes: Sequence[Changed], scope: Scope) -> list[Changed] | None:
     return [replace(change, items=tuple(items)) for change, items in zip(changes, seen, strict=True)]
 
 
+@lru_cache(maxsize=4096)  # each subscription keeps it: one object for all of a topic and scope
 def wire_epoch(epoch: str, scope: Scope | None) -> str:
     """What clients of this scope are told as the epoch: another scope is another map, and a client can not go
     on from a copy of one in the other."""

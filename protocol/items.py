@@ -19,6 +19,7 @@ __all__ = [
     "ItemKind",
     "build_item",
     "item_key",
+    "says_the_same",
     "split_by_size",
     "stock_ids",
     "tombstone",
@@ -178,6 +179,16 @@ def tombstone(key: str, version: int) -> Item:
     if location:
         body["location_id"] = location[0]
     return Item(key, version, True, orjson.dumps(body | {"version": version, "deleted": True}))
+
+
+def says_the_same(one: Item, other: Item) -> bool:
+    """Whether two items under one key differ in nothing but their versions."""
+    return _without_version(one) == _without_version(other)
+
+
+def _without_version(item: Item) -> bytes:
+    # Before it there are only ids, which have no quotes: the first one is the member.
+    return item.body.replace(b'"version":%d' % item.version, b"", 1)
 
 
 def split_by_size(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:

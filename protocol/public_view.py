@@ -29,6 +29,8 @@ _STOCK: Final = Struct("<q?qq")
 _NO_LOW: Final = -1
 # What subscribers were last told about one availability: version, bucket.
 _SHOWN: Final = Struct("<qq")
+# Products that a snapshot is put in order for: more would hold up the event loop.
+_SORTED: Final = 5000
 # The version of a product; its body follows, or nothing if it is hidden or gone.
 _PRODUCT: Final = Struct("<q")
 
@@ -105,15 +107,18 @@ class PublicView:
 
     def pages(self, *, size: int = 1000) -> Iterator[list[Item]]:
         """As `snapshot`, in lists of up to `size`, which `apply` may come between: then what is still to come
-        is shown as it is by then, and what was not there at the beginning may be left out."""
-        products = iter(list(self._products))
+        is shown as it is by then, and what was not there at the beginning may be left out.
+
+        Up to 5,000 products come by their ids, larger topics in the order in which they were stored.
+        """
+        products = iter(_in_order(self._products))
         while ids := list(islice(products, size)):
             yield [
                 _product_item(product_id, held)
                 for product_id in ids
                 if not _is_hidden(held := self._products[product_id])
             ]
-        shown = iter(list(self._shown))
+        shown = iter(_in_order(self._shown))
         while ids := list(islice(shown, size)):
             told = ((product_id, *_SHOWN.unpack(self._shown[product_id])) for product_id in ids)
             yield [self._availability_item(*each) for each in told if each[2] != _GONE]
@@ -190,6 +195,10 @@ class PublicView:
 
 def _product_id(item: Item) -> str:
     return item.key.split(":", 2)[1]
+
+
+def _in_order(by_product: dict[str, bytes]) -> list[str]:
+    return sorted(by_product) if len(by_product) <= _SORTED else list(by_product)
 
 
 def _is_hidden(product: bytes) -> bool:

@@ -10,6 +10,7 @@ from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
 from tests.tls_safeguards import TLS_SAFEGUARDS
+from tests.view_safeguards import VIEW_SAFEGUARDS
 
 __all__ = ["SAFEGUARDS", "Mutation"]
 
@@ -376,4 +377,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     *IDENTITY_SAFEGUARDS,
     *SIGNATURE_SAFEGUARDS,
     *TLS_SAFEGUARDS,
+    *VIEW_SAFEGUARDS,
 )

@@ -149,7 +149,10 @@ def _headers() -> dict[str, Any]:
     return {
         "ETag": {"description": "strong; the same bytes have the same tag on every replica", "schema": text},
         "Cache-Control": {"description": "public for the public view, else private", "schema": text},
-        "X-Cache": {"description": "whether the snapshot was there", "schema": {"enum": ["HIT", "MISS"]}},
+        "X-Cache": {
+            "description": "whether the snapshot was there; to who sees part of it only, an older one counts",
+            "schema": {"enum": ["HIT", "MISS"]},
+        },
     }
 
 

@@ -21,10 +21,12 @@ __all__ = [
 
 
 class CachedSnapshot(NamedTuple):
-    """A topic as one view shows it. `hit`: nobody was asked for it, it was here already (`X-Cache`)."""
+    """A topic as one view shows it. `hit`: it was here already and has not moved. `held`: an older one of
+    the same epoch was here, or this one."""
 
     items: Sequence[Item]
     hit: bool
+    held: bool
 
 
 class SnapshotSource(Protocol):

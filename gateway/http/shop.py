@@ -14,7 +14,7 @@ from gateway.http.paging import Page, cut_page, parse_cursor, parse_limit
 from gateway.http.ports import CachedSnapshot, SnapshotSource
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import Item
-from protocol.principal import Principal, View
+from protocol.principal import Principal, Scope, View
 from protocol.public_view import PublicView
 from protocol.scoped_view import shown
 from protocol.topics import Topic, TopicKind, is_key
@@ -53,9 +53,9 @@ class ShopApi:
         live = [item for item in seen if not item.deleted]
         if not live:
             raise ProtocolError(ErrorCode.NOT_FOUND, f"there is no product {topic.id}")
-        # Who may see the public view sees the availability of that; else one of what is seen here.
-        counted = snapshot.items if principal.may_public else seen
-        told = live if view is View.PUBLIC else [*live, *self._availability(topic, counted)]
+        told = (
+            live if view is View.PUBLIC else [*live, *await self._availability(topic, principal, scope, seen)]
+        )
         parts = [
             b'"product_id":"%s"' % topic.id.encode(),
             b'"view":"%s"' % view.encode(),
@@ -64,7 +64,7 @@ class ShopApi:
         ]
         if view is View.EXACT:
             parts.append(b'"stock":' + _array(sorted(i for i in live if i.key.startswith("stock:"))))
-        return self._answer(request, view, snapshot, parts)
+        return self._answer(request, view, scope, snapshot, parts)
 
     async def location_stock(self, request: Request) -> Response:
         return await self._page(request, TopicKind.LOCATION)
@@ -101,7 +101,7 @@ class ShopApi:
             b'"products":' + _array(page.products),
             b'"next_cursor":' + cursor,
         ]
-        return self._answer(request, view, snapshot, parts)
+        return self._answer(request, view, scope, snapshot, parts)
 
     async def _authorize(self, request: Request, kind: TopicKind) -> tuple[Topic, View, Principal]:
         principal = await self._identify(request)
@@ -114,18 +114,34 @@ class ShopApi:
         topic = Topic(kind, name)
         return topic, principal.view_for(topic, None if asked is None else View(asked)), principal
 
-    def _availability(self, topic: Topic, items: Iterable[Item]) -> list[Item]:
-        public = PublicView(topic, self._low_stock)
-        public.load(items)
-        return [item for item in public.snapshot() if item.key.startswith("availability:")]
+    async def _availability(
+        self, topic: Topic, principal: Principal, scope: Scope | None, seen: Iterable[Item]
+    ) -> list[Item]:
+        """One of what is seen; where that is not all, and the public view may be seen, that of the public
+        view, whose version says nothing of the other stock."""
+        if scope is not None and principal.may_public:
+            shown_to_all = (await self._source.snapshot(topic, View.PUBLIC)).items
+        else:
+            public = PublicView(topic, self._low_stock)
+            public.load(seen)
+            shown_to_all = public.snapshot()
+        return [item for item in shown_to_all if item.key.startswith("availability:")]
 
     def _answer(
-        self, request: Request, view: View, snapshot: CachedSnapshot, parts: Iterable[bytes]
+        self,
+        request: Request,
+        view: View,
+        scope: Scope | None,
+        snapshot: CachedSnapshot,
+        parts: Iterable[bytes],
     ) -> Response:
+        # Who does not see all of a topic is not told by a MISS that something else of it has changed.
+        whole = view is View.EXACT and scope is None
+        hit = snapshot.hit if whole else snapshot.held
         headers = {
             "Cache-Control": _CACHE_CONTROL[view],
             "Vary": "Authorization",
-            "X-Cache": "HIT" if snapshot.hit else "MISS",
+            "X-Cache": "HIT" if hit else "MISS",
             "X-Content-Type-Options": "nosniff",
         }
         body = b"{" + b",".join(parts) + b"}"

@@ -2,7 +2,7 @@ import asyncio
 import http.client
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ _MORE_PLACES: Final = (Path("/usr/sbin"), Path.home() / "go" / "bin")
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that runs. `publish` sends one payload to all who have made the visit.
+    """A server that runs. `publish` sends one payload to all who have made the visit, or one of the visits.
 
     `kind` is what sinks count deliveries by (load.sink); None where the payload comes in an envelope: there
     every data frame is a delivery.
@@ -34,7 +34,7 @@ class Serving:
 
     pid: int
     port: int
-    visit: Visit
+    visit: Visit | Iterable[Visit]
     publish: Callable[[bytes], Awaitable[None]]
     kind: str | None = PAYLOAD_KIND
 

@@ -17,6 +17,7 @@ from load.scenarios.peers import PEERS_SCENARIO
 from load.scenarios.reconnect_storm import RECONNECT_STORM
 from load.scenarios.shop_side import SHOP_SIDE
 from load.scenarios.snapshots import SNAPSHOTS
+from load.scenarios.views import VIEWS
 
 __all__ = ["SCENARIOS"]
 
@@ -25,6 +26,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     PEERS_SCENARIO,
     FANOUT,
     CONNECTIONS,
+    VIEWS,
     MANY_TOPICS,
     LATENCY_TOPICS,
     HOT_LOCATION,

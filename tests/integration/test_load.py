@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from load.comparison import Plan
 from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
 from load.scenarios.fanout import measure_fanout
@@ -18,6 +19,7 @@ from load.scenarios.latency_topics import measure_topics_latency
 from load.scenarios.many_topics import measure_many_topics
 from load.scenarios.mix import measure_mix
 from load.scenarios.shop_side import measure_shop_side
+from load.scenarios.views import measure_views, report_of
 from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
 from tests.support.ports import free_port
@@ -62,6 +64,18 @@ async def test_the_fanout_is_measured(servers: Servers) -> None:
     assert result.clients == 60
     assert result.cpu_us > 0
     assert result.limit_us > 0
+
+
+async def test_views_are_measured(servers: Servers) -> None:
+    """That everybody is let in, follows a product and hears each change. Its judgement is for other sizes."""
+    plan = Plan(clients=20, rates_per_s=(40.0,), turn_s=0.3, rounds=2)
+    comparison = await measure_views(servers, plan)
+    assert {turn.published for turn in comparison.turns} == {12}
+    assert all(turn.frames > turn.expected / 2 for turn in comparison.turns)
+    report = report_of(comparison, plan)
+    assert len(report.tables[0].rows) == 4
+    assert len(report.verdicts) == 4
+    assert all(len(each) == 2 for each in report.figures["ratios"].values())
 
 
 async def test_many_connections_are_measured(servers: Servers, gateway: Gateway) -> None:

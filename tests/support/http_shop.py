@@ -57,11 +57,14 @@ class FakeSource:
     def __init__(self, topics: Mapping[str, Sequence[Item]]) -> None:
         self.topics = dict(topics)
         self.error: Exception | None = None
+        self.says: CachedSnapshot | None = None  # whatever is asked for
         self._seen: set[tuple[str, View]] = set()
 
     async def snapshot(self, topic: Topic, view: View) -> CachedSnapshot:
         if self.error is not None:
             raise self.error
+        if self.says is not None:
+            return self.says
         hit = (str(topic), view) in self._seen
         self._seen.add((str(topic), view))
         items = list(self.topics.get(str(topic), ()))
@@ -69,7 +72,7 @@ class FakeSource:
             public = PublicView(topic, 5)
             public.load(items)
             items = public.snapshot()
-        return CachedSnapshot(items, hit)
+        return CachedSnapshot(items, hit, held=hit)
 
 
 def client(

@@ -41,6 +41,27 @@ async def test_the_public_sees_words_and_no_numbers(feed: FakeFeed) -> None:
     assert [item.key for item in items] == ["product:A", "availability:A:L1"]
 
 
+@pytest.mark.parametrize("page_items", [2000, 0])
+async def test_what_the_public_can_not_see_changes_nothing(feed: FakeFeed, page_items: int) -> None:
+    """Neither the item nor what a tag is made of; over pages as well."""
+    feed.page_items = page_items
+    feed.rows["location:L1"] = [product("A", 1), stock("A", 2, on_hand=50)]
+    source = snapshots(feed)
+    first = await source.snapshot(TOPIC, View.PUBLIC)
+    feed.change("location:L1", stock("A", 9, on_hand=60))
+    second = await source.snapshot(TOPIC, View.PUBLIC)
+    assert list(second.items) == list(first.items)
+    assert (first.held, second.held, second.hit) == (False, True, False)
+    feed.change("location:L1", stock("A", 12, on_hand=0))
+    third = list((await source.snapshot(TOPIC, View.PUBLIC)).items)
+    assert [item.version for item in third] == [1, 12]
+    feed.void("location:L1")
+    feed.rows["location:L1"] = [product("A", 1), stock("A", 5, on_hand=0)]
+    fourth = await source.snapshot(TOPIC, View.PUBLIC)
+    assert not fourth.held
+    assert [item.version for item in fourth.items] == [1, 5]  # another epoch: nothing was told in it yet
+
+
 async def test_a_large_topic_is_read_in_pages(feed: FakeFeed) -> None:
     feed.page_items = 10
     feed.rows["location:L1"] = [stock(f"P{n}", n + 1) for n in range(250)]

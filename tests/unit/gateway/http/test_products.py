@@ -4,9 +4,10 @@ import httpx
 import pytest
 
 from gateway.http.models import ProductAnswer
+from gateway.http.ports import CachedSnapshot
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.items import tombstone
-from protocol.principal import Principal
+from protocol.principal import Permission, Principal, View
 from tests.support.http_shop import EXACT, PUBLIC, FakeSource, assert_problem, client, product, stock
 
 
@@ -91,6 +92,43 @@ class TestPublicView:
 
     async def test_a_view_that_does_not_exist(self, source: FakeSource) -> None:
         assert_problem(await get(source, "/v1/products/A?view=all"), 400, "bad_message")
+
+
+class TestWhoSeesAPart:
+    """A till at L1, of a product that is stocked elsewhere too."""
+
+    TILL = Principal("till", frozenset(EXACT.permissions), vendor_id="V", locations=frozenset({"L1"}))
+    ALONE = Principal("till", frozenset({Permission.READ_EXACT}), vendor_id="V", locations=frozenset({"L1"}))
+
+    async def test_the_availability_is_the_one_that_all_may_see(self, source: FakeSource) -> None:
+        source.topics["product:A"] = [
+            product("A"),
+            stock("A", "L1", 1),
+            stock("A", "L2", 50, version=9),
+        ]
+        body = (await get(source, "/v1/products/A", self.TILL)).json()
+        assert [row["location_id"] for row in body["stock"]] == ["L1"]
+        assert body["availability"]["status"] == "in_stock"
+        assert ("product:A", View.PUBLIC) in source._seen  # and none of its own making
+
+    async def test_or_one_of_what_is_seen(self, source: FakeSource) -> None:
+        source.topics["product:A"] = [product("A"), stock("A", "L1", 1), stock("A", "L2", 50)]
+        body = (await get(source, "/v1/products/A", self.ALONE)).json()
+        assert body["availability"]["only_left"] == 1
+
+    @pytest.mark.parametrize(
+        ("hit", "held", "told"), [(True, True, "HIT"), (False, True, "HIT"), (False, False, "MISS")]
+    )
+    @pytest.mark.parametrize("principal", [TILL, PUBLIC])
+    async def test_a_change_of_the_rest_is_no_miss(
+        self, source: FakeSource, principal: Principal, hit: bool, held: bool, told: str
+    ) -> None:
+        source.says = CachedSnapshot([product("A"), stock("A", "L1", 1)], hit, held)
+        assert (await get(source, "/v1/products/A", principal)).headers["x-cache"] == told
+
+    async def test_who_sees_all_is_told_of_every_one(self, source: FakeSource) -> None:
+        source.says = CachedSnapshot([product("A"), stock("A", "L1", 1)], hit=False, held=True)
+        assert (await get(source, "/v1/products/A", EXACT)).headers["x-cache"] == "MISS"
 
 
 class TestAuthentication:
