@@ -18,6 +18,14 @@ __all__ = [
 ]
 
 PAGE_ROWS: Final = 4000
+# A poll reads few rows, a hundred times a second. Estimated by a table that was large when it was last analyzed, it
+# seemed worth two parallel workers, or being compiled: either takes a hundred times as long as the read. To plan
+# it anew takes ten times as long. The plan that is kept may be from when the leaf was empty: not to be scanned as
+# a whole when it no longer is.
+_SETTINGS: Final = """
+    SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off
+"""
 
 
 class LogRow(NamedTuple):
@@ -62,6 +70,10 @@ class ChangeLog:
     def __init__(self, sql: ReadSql, *, limit: int = PAGE_ROWS) -> None:
         self.sql = sql
         self._limit = limit
+
+    async def prepare(self, connection: Any) -> None:
+        """Once for a connection that is to read the log and is used for nothing else, before it does."""
+        await connection.execute(_SETTINGS)
 
     async def read(self, connection: Any, since: str, *, timeout_s: float | None = None) -> Batch:
         """What a statement begun now can see and the snapshot `since` could not."""

@@ -5,6 +5,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Final
 
 from listeners.errors import EpochChanged, NoRelay, Unavailable
@@ -134,20 +135,26 @@ class TopicStore:
         count as loaded; the next `apply` will raise UnknownReign then.
         """
         buckets = _by_bucket(topics)
-        calls = []
-        for bucket, names in buckets.items():
-            known = self._loaded[bucket] >= len(names)
-            calls.append(Call((self._keys.relay(bucket), self._keys.loaded(bucket)), names if known else ()))
+        together = [[bucket] for bucket in buckets] if self._cluster else [list(buckets)]
+        calls = [self._loaded_call({bucket: buckets[bucket] for bucket in some}) for some in together]
+        replies = chain.from_iterable(await self._scripts.run_all("loaded", calls))
         found: set[str] = set()
-        for (bucket, names), reply in zip(
-            buckets.items(), await self._scripts.run_all("loaded", calls), strict=True
-        ):
+        for (bucket, names), reply in zip(buckets.items(), replies, strict=True):
             if reply == b"unknown":
                 found.update(names)
                 continue
             self._loaded[bucket], *loaded = reply
             found.update(name.decode() for name in loaded)
         return found.intersection(topics)
+
+    def _loaded_call(self, buckets: Mapping[int, Sequence[str]]) -> Call:
+        keys: list[str] = []
+        args: list[str | bytes | int] = []
+        for bucket, names in buckets.items():
+            keys += (self._keys.relay(bucket), self._keys.loaded(bucket))
+            asked = names if self._loaded[bucket] >= len(names) else ()
+            args += (len(asked), *asked)
+        return Call(keys, args)
 
     async def apply(
         self,
