@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from load.pacing import arrivals, paced
+from load.pacing import counted_arrivals, paced
 from load.percentiles import Summary, summarize, times_ms
 from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import Subscriber, differences, subscribers, table_copy
@@ -80,7 +80,7 @@ async def measure_bulk_ingest(
     synchronous_commit: str = "on",
     relay_pid: int | None = None,
 ) -> IngestReport:
-    """Transactions of 1,000 updated rows of one location arrive at a steady mean rate, ready or not.
+    """Transactions of 1,000 updated rows of one location arrive at random, so many in all, ready or not.
 
     `relay_pid`: the process of the active relay, if that is not the gateway.
     """
@@ -226,7 +226,7 @@ async def _write_bulk(
         )
         rows, late_s, at = 0, 0.0, 0
         began = time.monotonic()
-        async for moment in paced(arrivals(rate_per_s, seconds)):
+        async for moment in paced(counted_arrivals(round(rate_per_s * seconds), seconds)):
             late_s = max(0.0, time.monotonic() - began - moment)
             turn = [products[(at + n) % len(products)] for n in range(ROWS_A_TRANSACTION)]
             await update.fetch(location, turn)
