@@ -52,15 +52,10 @@ def create_functions(source: Source, table: AttachedTable) -> list[str]:
         statements.append(_CAPTURE["stamp"].format(**names, quote=_quote(names)))
     present = names | _present(source, table)
     for event in _EVENTS:
-        statements.append(
-            _CAPTURE["log"].format(
-                **names,
-                log=_CAPTURE[f"log_{event}"].format(**names),
-                log_as_attached=_CAPTURE[f"log_{event}"].format(**present),
-                log_function=names[f"log_{event}_function"],
-                quote=_quote(names),
-            )
-        )
+        log = _CAPTURE[f"log_{event}"]
+        function = {"log_function": names[f"log_{event}_function"], "quote": _quote(names)}
+        both = {"log": log.format(**names), "log_as_attached": log.format(**present)}
+        statements.append(_CAPTURE["log"].format(**names, **both, **function))
     return statements
 
 

@@ -18,10 +18,9 @@ __all__ = [
 ]
 
 PAGE_ROWS: Final = 4000
-# A poll reads few rows, a hundred times a second. Estimated by a table that was large when it was last analyzed, it
-# seemed worth two parallel workers, or being compiled: either takes a hundred times as long as the read. To plan
-# it anew takes ten times as long. The plan that is kept may be from when the leaf was empty: not to be scanned as
-# a whole when it no longer is.
+# A poll reads few rows, a hundred times a second. By the size of the log it seemed worth two parallel workers,
+# or being compiled: either takes a hundred times as long as the read itself. To plan it anew takes ten times
+# as long. The plan that is kept may be from when a leaf was empty, and must not scan all of it later on.
 _SETTINGS: Final = """
     SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off

@@ -1,4 +1,4 @@
-"""On which programs the CPU time of a measured stretch was spent: servers, gateways and the benchmark itself."""
+"""On which programs the CPU time of a measured stretch was spent: servers, gateways, the benchmark itself."""
 
 import os
 import resource
@@ -17,7 +17,6 @@ from load.usage import pids_of_tree
 
 __all__ = ["Spending", "spending_table"]
 
-_POSTGRES: Final = "Postgres: {}"
 _WRITERS, _GATEWAYS, _BACKGROUND = (
     f"Postgres: {what}"
     for what in ("the writers' backends", "the gateways' backends", "WAL writer, checkpointer and such")
@@ -31,8 +30,8 @@ _US: Final = 1e6
 class Spending:
     """Counts from `begin` to `read`. The servers have to be on this machine; `gateways`: processes by name.
 
-    Of Postgres' processes those that end meanwhile are known by their parent alone, and count as the writers':
-    in a benchmark only those come and go.
+    Of Postgres' processes those that end meanwhile are known by their parent alone, and count as the
+    writers': in a benchmark hardly any others come and go.
     """
 
     def __init__(self, servers: Servers, connection: Any, gateways: Mapping[str, int]) -> None:

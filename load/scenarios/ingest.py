@@ -35,7 +35,7 @@ SINGLE_ROWS_PER_S: Final = 4_000.0
 MARGIN: Final = 1.05
 # That the lag is bounded shows in that it stays below this all the time.
 LAG_S: Final = 2.0
-# The copies are looked at once nothing has come for so long: that takes CPU time which is the gateway's before.
+# The copies are looked at once nothing has come for so long: the CPU time it takes is the gateway's before.
 QUIET_S: Final = 0.25
 # After the last commit: what has not come by then is lost.
 PATIENCE_S: Final = 30.0
@@ -49,8 +49,8 @@ class IngestReport:
 
     `lag_ms` is counted from when the oldest row of a delta was written, before its COMMIT, to its arrival.
     `drain_s` is how long after the last commit every copy was the table's; `wrong_rows` is what differed
-    then, over all copies. `late_s`: by how much the writers, not the gateway, fell behind the rate. `cpu_s`: see
-    Spending.
+    then, over all copies. `late_s`: by how much the writers, not the gateway, fell behind the rate. `cpu_s`:
+    see Spending.
     """
 
     what: str

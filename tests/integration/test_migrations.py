@@ -34,7 +34,8 @@ SCHEMA = r"""
     UNION ALL
     SELECT n.nspname, p.proname, 'function',
         -- The number of a table is another one in each database.
-        regexp_replace(pg_get_functiondef(p.oid), '[0-9]+(''?::pg_catalog[.](oid|regclass))', 'N\1', 'g'), null, null
+        regexp_replace(pg_get_functiondef(p.oid), '[0-9]+(''?::pg_catalog[.](oid|regclass))', 'N\1', 'g'),
+        null, null
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'gateway'
     UNION ALL
     SELECT 'trigger', tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), null, null
