@@ -18,8 +18,8 @@ __all__ = [
 ]
 
 PAGE_ROWS: Final = 4000
-# A poll reads few rows, a hundred times a second. By the size of the log it seemed worth two parallel workers,
-# or being compiled: either takes a hundred times as long as the read itself. To plan it anew takes ten times
+# A poll reads few rows, a hundred times a second. By the size of the log it seemed worth two parallel workers
+# or compiling: either takes a hundred times as long as the read itself. To plan it anew takes ten times
 # as long. The plan that is kept may be from when a leaf was empty, and must not scan all of it later on.
 _SETTINGS: Final = """
     SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_generic_plan;
