@@ -123,7 +123,7 @@ def _names(source: Source) -> dict[str, str]:
 
 
 def _names_as_attached(table: AttachedTable) -> dict[str, str]:
-    column_names = f"ARRAY[{', '.join(map(quote_literal, table.names))}]"
+    column_names = f"ARRAY[{', '.join(map(quote_literal, table.names))}]::pg_catalog.text[]"
     return {"as_attached": _CAPTURE["as_attached"].format(table_id=table.id, column_names=column_names)}
 
 

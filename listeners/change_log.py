@@ -18,13 +18,6 @@ __all__ = [
 ]
 
 PAGE_ROWS: Final = 4000
-# A poll reads few rows, a hundred times a second. By the size of the log it seemed worth two parallel workers
-# or compiling: either takes a hundred times as long as the read itself. To plan it anew takes ten times
-# as long. The plan that is kept may be from when a leaf was empty, and must not scan all of it later on.
-_SETTINGS: Final = """
-    SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_generic_plan;
-    SET enable_seqscan = off
-"""
 
 
 class LogRow(NamedTuple):
@@ -69,10 +62,6 @@ class ChangeLog:
     def __init__(self, sql: ReadSql, *, limit: int = PAGE_ROWS) -> None:
         self.sql = sql
         self._limit = limit
-
-    async def prepare(self, connection: Any) -> None:
-        """Once for a connection that is to read the log and is used for nothing else, before it does."""
-        await connection.execute(_SETTINGS)
 
     async def read(self, connection: Any, since: str, *, timeout_s: float | None = None) -> Batch:
         """What a statement begun now can see and the snapshot `since` could not."""

@@ -57,7 +57,6 @@ class Reign:
     async def run(self) -> None:
         """Raises what Postgres and the store raise, TableTruncated and RedisChanged."""
         self.asking.backend = await self._connection.fetchval("SELECT pg_backend_pid()")
-        await self._log.prepare(self._connection)
         await self.wakeup.listen(self._connection)
         while True:
             await self.wakeup.wait()

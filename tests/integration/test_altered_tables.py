@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import asyncpg
 import pytest
 
 from listeners.attach import attach, attached
@@ -61,6 +62,17 @@ class TestColumnsAre:
 
     async def test_of_no_table(self, shop: Any) -> None:
         assert not await shop.fetchval("SELECT gateway.columns_are('1'::regclass, '{a}')")
+
+
+class TestATableAttachedBeforeTheSchemaKnowsOfThis:
+    async def test_is_refused(self, shop: Any) -> None:
+        """A trigger that asks what is not there would fail every writer."""
+        await shop.execute("ALTER FUNCTION gateway.columns_are RENAME TO gone")
+        [source] = [source for source in await attached(shop) if source.name == "inventory"]
+        with pytest.raises(asyncpg.UndefinedFunctionError):
+            await attach(shop, source)
+        await shop.execute("ALTER FUNCTION gateway.gone RENAME TO columns_are")
+        assert await write_all(shop) == ALL
 
 
 class TestAnAlteredTable:
