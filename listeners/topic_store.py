@@ -24,7 +24,7 @@ from listeners.topic_answers import (
     check_load,
     check_reign,
     decode_items,
-    mark_of,
+    value_of,
 )
 from protocol.envelope import Beat, Changed, Position, decode_envelope
 from protocol.items import Item
@@ -189,7 +189,7 @@ class TopicStore:
             keys += (self._keys.topic(name), self._keys.log(name))
             args += (place, name, self._keys.channel(name), len(items))
             for item, log_id in items:
-                args += (item.key, item.version, mark_of(item), log_id, item.body)
+                args += (item.key, value_of(item, log_id))
         return Call(keys, args)
 
     async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
@@ -270,7 +270,7 @@ class TopicStore:
         for part in merge_parts(items) if items else [()]:
             args: list[str | bytes | int] = [topic, epoch, self._ttl_s, self._lease_ms]
             for item in part:
-                args += (item.key, item.version, mark_of(item), item.body)
+                args += (item.key, value_of(item))
             calls.append(Call(self._topic_keys(topic), args))
         with self._unfinished(topic, epoch):
             replies = await self._scripts.run_all("merge", calls)
