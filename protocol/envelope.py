@@ -10,7 +10,8 @@ sends them as they are.
     C <generation> <as_of> <beat>           canary: what was committed before as_of has been published
     G <generation>                          a new generation: every topic of the bucket is void
 
-The `<id>` after L is the store's own and may be absent. `changed_at` and `as_of` are milliseconds since 1970, taken from the clock of Postgres.
+The `<id>` after L is the store's own and may be absent. `changed_at` and `as_of` are milliseconds since 1970,
+taken from the clock of Postgres.
 """
 
 from dataclasses import dataclass
