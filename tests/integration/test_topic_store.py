@@ -409,10 +409,10 @@ class TestWhatIsPublished:
     ) -> None:
         await load(store, TOPIC)
         await relay_applies(store, TOPIC, change("A", 5, 41), gone("B", 6, 42))
-        [message] = await redis.lrange(keys.log(TOPIC), 0, -1)
-        held = await redis.hgetall(keys.topic(TOPIC))
+        logged: Any = await redis.lrange(keys.log(TOPIC), 0, -1)
+        held: Any = await redis.hgetall(keys.topic(TOPIC))
         live, dead = (each.item.key.encode() for each in (change("A", 5), gone("B", 6)))
-        assert message.split(b"\n")[1:] == [
+        assert logged[0].split(b"\n")[1:] == [
             live + b" " + held[live],
             dead + b" " + held[dead].replace(b"T42", b"T"),
         ]
