@@ -4,6 +4,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from listeners.backoff import Backoff
 from listeners.capture_sql import (
     STAMP_TRIGGER,
+    AttachedTable,
     checksum,
     create_functions,
     create_triggers,
@@ -163,7 +164,7 @@ async def _attach_now(conn: Any, source: Source) -> Source:
         added = True
     statements = [
         *drop_triggers(table_name(source)),
-        *create_functions(source),
+        *create_functions(source, await _as_attached(conn, table.id)),
         *create_triggers(source),
     ]
     await conn.execute("\n".join(statements))
@@ -174,6 +175,16 @@ async def _attach_now(conn: Any, source: Source) -> Source:
     await show_table(conn, source)
     await conn.execute(_SQL["new_nonce"])
     return source
+
+
+async def _as_attached(conn: Any, table_id: int) -> AttachedTable:
+    columns = await conn.fetch(_SQL["columns"], table_id)
+    return AttachedTable(
+        table_id,
+        await conn.fetchval(_SQL["column_names"], table_id),
+        tuple(column["name"] for column in columns),
+        frozenset(column["name"] for column in columns if column["not_null"]),
+    )
 
 
 async def _add_version_column(conn: Any, source: Source) -> None:

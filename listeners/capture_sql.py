@@ -1,15 +1,23 @@
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, NamedTuple
 
-from listeners.source_sql import item_of, quote_identifier, quote_literal, rows_of, table_name
+from listeners.source_sql import (
+    item_of,
+    present_rows_of,
+    quote_identifier,
+    quote_literal,
+    rows_of,
+    table_name,
+)
 from listeners.sources import Column, Source
 from listeners.sql import queries
 from protocol.topics import KEY_GRAMMAR, TopicKind
 
 __all__ = [
     "STAMP_TRIGGER",
+    "AttachedTable",
     "checksum",
     "create_functions",
     "create_triggers",
@@ -26,18 +34,28 @@ _EVENTS: Final = ("insert", "update", "delete", "truncate")
 _NEXT_VERSION: Final = "nextval('gateway.version_seq')"
 
 
-def create_functions(source: Source) -> list[str]:
+class AttachedTable(NamedTuple):
+    """A table as it is when its functions are made: as long as it has these columns they are quicker."""
+
+    id: int
+    names: Sequence[str]  # of all columns that there ever were
+    columns: Sequence[str]  # of those that there are
+    not_null: Collection[str]
+
+
+def create_functions(source: Source, table: AttachedTable) -> list[str]:
     """The statements that make, or replace, the functions of a source."""
-    names = _names(source)
+    names = _names(source) | _names_as_attached(table)
     statements = []
     if source.version_column is not None:
-        names |= _stamping(source)
+        names |= _stamping(source) | _stamping_as_attached(source, table)
         statements.append(_CAPTURE["stamp"].format(**names, quote=_quote(names)))
+    present = names | _present(source, table)
     for event in _EVENTS:
-        log = _CAPTURE[f"log_{event}"].format(**names)
-        statements.append(
-            _CAPTURE["log"].format(log=log, log_function=names[f"log_{event}_function"], quote=_quote(names))
-        )
+        log = _CAPTURE[f"log_{event}"]
+        function = {"log_function": names[f"log_{event}_function"], "quote": _quote(names)}
+        both = {"log": log.format(**names), "log_as_attached": log.format(**present)}
+        statements.append(_CAPTURE["log"].format(**names, **both, **function))
     return statements
 
 
@@ -71,7 +89,9 @@ def checksum(source: Source) -> str:
     """Of all that is generated for a source: when it changes, the source has to be attached anew."""
     # The table may be renamed meanwhile, and its triggers go with it.
     anywhere = source.model_copy(update={"schema_name": "", "table": ""})
-    statements = create_functions(anywhere) + create_triggers(anywhere)
+    columns = (*source.mapped_columns, *filter(None, [source.version_column]), *source.shape.generated)
+    table = AttachedTable(0, columns, columns, frozenset(columns))
+    statements = create_functions(anywhere, table) + create_triggers(anywhere)
     return hashlib.sha256("\n".join(statements).encode()).hexdigest()
 
 
@@ -102,6 +122,20 @@ def _names(source: Source) -> dict[str, str]:
     }
 
 
+def _names_as_attached(table: AttachedTable) -> dict[str, str]:
+    column_names = f"ARRAY[{', '.join(map(quote_literal, table.names))}]::pg_catalog.text[]"
+    return {"as_attached": _CAPTURE["as_attached"].format(table_id=table.id, column_names=column_names)}
+
+
+def _present(source: Source, table: AttachedTable) -> dict[str, str]:
+    return {
+        "new_rows": present_rows_of(source, "new_rows"),
+        "old_rows": present_rows_of(source, "old_rows"),
+        "new_item": item_of(source, "n", not_null=table.not_null),
+        "old_item": item_of(source, "o", not_null=table.not_null),
+    }
+
+
 def _same(fields: Iterable[str]) -> str:
     return " AND ".join(f'n.{field}::text COLLATE "C" = o.{field}::text COLLATE "C"' for field in fields)
 
@@ -127,22 +161,53 @@ def _stamping(source: Source) -> dict[str, str]:
     A generated column is null in NEW before the row is stored; what it is made of counts in its stead, and
     that may be an unmapped column.
     """
-    shape = source.shape
-    stamps = {source.version_column or "": f"pg_catalog.{_NEXT_VERSION}"}
-    if source.stamp_updated_at and isinstance(mapping := source.columns["updated_at"], Column):
-        stamps[mapping.column] = "pg_catalog.clock_timestamp()"
-    unmapped = shape.unmapped
-    if set(shape.generated) & set(source.mapped_columns):
-        unmapped = ()
-    nullable = [name for name in (*shape.generated, *unmapped) if name not in shape.domains]
+    stamps = _stamps(source)
+    nullable = _uncounted(source)
     expressions = ", ".join(f"{quote_literal(column)}, {value}" for column, value in stamps.items())
     unstamped = _nulls(nullable)
-    unchanged = "unchanged_but" if unmapped else "unchanged"
+    unchanged = "unchanged_but" if _has_unmapped(source) else "unchanged"
     return {
         "ignored": _nulls([*nullable, *stamps]),
         "stamps": expressions,
         "unchanged": _CAPTURE[unchanged].format(stamps=expressions, unstamped=unstamped),
     }
+
+
+def _stamping_as_attached(source: Source, table: AttachedTable) -> dict[str, str]:
+    """The same by the names of the columns."""
+    stamps = _stamps(source)
+    uncounted = _uncounted(source)
+    stamped = [name for name in table.columns if name not in uncounted]
+    counted = [name for name in stamped if name not in stamps]
+    names = {
+        f"{row.lower()}_{what}": ", ".join(f"{row}.{quote_identifier(name)}" for name in columns)
+        for row in ("NEW", "OLD")
+        for what, columns in (("counted", counted), ("stamped", stamped))
+    }
+    names["assign_stamps"] = " ".join(
+        f"NEW.{quote_identifier(column)} := {value};" for column, value in stamps.items()
+    )
+    unchanged = "unchanged_but_as_attached" if _has_unmapped(source) else "unchanged"
+    return names | {"unchanged_as_attached": _CAPTURE[unchanged].format(**names)}
+
+
+def _stamps(source: Source) -> dict[str, str]:
+    stamps = {source.version_column or "": f"pg_catalog.{_NEXT_VERSION}"}
+    if source.stamp_updated_at and isinstance(mapping := source.columns["updated_at"], Column):
+        stamps[mapping.column] = "pg_catalog.clock_timestamp()"
+    return stamps
+
+
+def _has_unmapped(source: Source) -> bool:
+    """Whether there are columns that do not count because nothing is made of them."""
+    shape = source.shape
+    return bool(shape.unmapped) and not set(shape.generated) & set(source.mapped_columns)
+
+
+def _uncounted(source: Source) -> list[str]:
+    shape = source.shape
+    unmapped = shape.unmapped if _has_unmapped(source) else ()
+    return [name for name in (*shape.generated, *unmapped) if name not in shape.domains]
 
 
 def _nulls(columns: Iterable[str]) -> str:

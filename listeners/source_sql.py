@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from listeners.sources import FIELDS, NUMBERS, Column, Constant, Source
@@ -12,6 +12,7 @@ __all__ = [
     "feeding",
     "item_of",
     "key_parameter",
+    "present_rows_of",
     "quote_identifier",
     "quote_literal",
     "read_sql",
@@ -96,17 +97,11 @@ def rows_of(source: Source, relation: str, *, alias: str = "t", where: str = "",
 
     `relation` is the table or a transition table; `where` and `extra` (more columns) see its row as `alias`.
     """
-    columns = [
-        (field, mapping.column)
-        for field in FIELDS[source.kind]
-        if isinstance(mapping := source.columns.get(field), Column)
-    ]
-    if source.version_column is not None:
-        columns.append(("version", source.version_column))
+    columns = _columns(source)
     missing = dict.fromkeys(f"NULL::text AS {quote_identifier(column)}" for _, column in columns)
     return _SOURCE["rows"].format(
         missing=", ".join(missing),
-        fields=", ".join(f"{quote_identifier(column)} AS {field}" for field, column in columns),
+        fields=_renamed(columns),
         relation=relation,
         alias=alias,
         where=f"WHERE {where}" if where else "",
@@ -114,9 +109,40 @@ def rows_of(source: Source, relation: str, *, alias: str = "t", where: str = "",
     )
 
 
-def item_of(source: Source, alias: str) -> str:
-    """The item of a row of `rows_of`, as jsonb: one truth for the triggers and the loads."""
-    pairs = [f"{quote_literal(field)}, {_field(source, field, alias)}" for field in FIELDS[source.kind]]
+def present_rows_of(source: Source, relation: str) -> str:
+    """`rows_of` a transition table whose table has all mapped columns."""
+    return _SOURCE["present_rows"].format(fields=_renamed(_columns(source)), relation=relation)
+
+
+def _columns(source: Source) -> list[tuple[str, str]]:
+    columns = [
+        (field, mapping.column)
+        for field in FIELDS[source.kind]
+        if isinstance(mapping := source.columns.get(field), Column)
+    ]
+    return columns if source.version_column is None else [*columns, ("version", source.version_column)]
+
+
+def _renamed(columns: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{quote_identifier(column)} AS {field}" for field, column in columns)
+
+
+def item_of(source: Source, alias: str, *, not_null: Collection[str] = ()) -> str:
+    """The item of a row of `rows_of`, as jsonb: one truth for the triggers and the loads.
+
+    `not_null`: columns that can not be null and are there; what becomes of their numbers is simpler.
+    """
+    pairs = []
+    for field in FIELDS[source.kind]:
+        mapping = source.columns.get(field)
+        plain = (
+            field in NUMBERS
+            and isinstance(mapping, Column)
+            and mapping.scale is None
+            and mapping.column in not_null
+        )
+        value = f"{alias}.{field}" if plain else _field(source, field, alias)
+        pairs.append(f"{quote_literal(field)}, {value}")
     return f"jsonb_build_object({', '.join(pairs)})"
 
 

@@ -16,7 +16,7 @@ __all__ = [
     "check_load",
     "check_reign",
     "decode_items",
-    "mark_of",
+    "value_of",
 ]
 
 
@@ -58,13 +58,13 @@ class Reign(NamedTuple):
     term: int
 
 
-def mark_of(item: Item) -> str:
-    """How a value begins after its version: live, or a tombstone."""
-    return "T" if item.deleted else "L"
+def value_of(item: Item, log_id: int = 0) -> bytes:
+    """The item as the field of a topic's hash; see scripts/common.lua."""
+    return b"%d %s%d %s" % (item.version, b"T" if item.deleted else b"L", log_id, item.body)
 
 
 def decode_items(fields: Iterable[tuple[bytes, bytes]]) -> list[Item]:
-    """The items among the fields of a topic's hash; see scripts/common.lua."""
+    """The items among the fields of a topic's hash: what `value_of` has made."""
     items = []
     for key, value in fields:
         if not key.startswith(b"@"):

@@ -5,6 +5,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Final
 
 from listeners.errors import EpochChanged, NoRelay, Unavailable
@@ -23,7 +24,7 @@ from listeners.topic_answers import (
     check_load,
     check_reign,
     decode_items,
-    mark_of,
+    value_of,
 )
 from protocol.envelope import Beat, Changed, Position, decode_envelope
 from protocol.items import Item
@@ -134,20 +135,26 @@ class TopicStore:
         count as loaded; the next `apply` will raise UnknownReign then.
         """
         buckets = _by_bucket(topics)
-        calls = []
-        for bucket, names in buckets.items():
-            known = self._loaded[bucket] >= len(names)
-            calls.append(Call((self._keys.relay(bucket), self._keys.loaded(bucket)), names if known else ()))
+        together = [[bucket] for bucket in buckets] if self._cluster else [list(buckets)]
+        calls = [self._loaded_call({bucket: buckets[bucket] for bucket in some}) for some in together]
+        replies = chain.from_iterable(await self._scripts.run_all("loaded", calls))
         found: set[str] = set()
-        for (bucket, names), reply in zip(
-            buckets.items(), await self._scripts.run_all("loaded", calls), strict=True
-        ):
+        for (bucket, names), reply in zip(buckets.items(), replies, strict=True):
             if reply == b"unknown":
                 found.update(names)
                 continue
             self._loaded[bucket], *loaded = reply
             found.update(name.decode() for name in loaded)
         return found.intersection(topics)
+
+    def _loaded_call(self, buckets: Mapping[int, Sequence[str]]) -> Call:
+        keys: list[str] = []
+        args: list[str | bytes | int] = []
+        for bucket, names in buckets.items():
+            keys += (self._keys.relay(bucket), self._keys.loaded(bucket))
+            asked = names if self._loaded[bucket] >= len(names) else ()
+            args += (len(asked), *asked)
+        return Call(keys, args)
 
     async def apply(
         self,
@@ -182,7 +189,7 @@ class TopicStore:
             keys += (self._keys.topic(name), self._keys.log(name))
             args += (place, name, self._keys.channel(name), len(items))
             for item, log_id in items:
-                args += (item.key, item.version, mark_of(item), log_id, item.body)
+                args += (item.key, value_of(item, log_id))
         return Call(keys, args)
 
     async def void(self, topics: Collection[str], *, generation: str, term: int) -> None:
@@ -263,7 +270,7 @@ class TopicStore:
         for part in merge_parts(items) if items else [()]:
             args: list[str | bytes | int] = [topic, epoch, self._ttl_s, self._lease_ms]
             for item in part:
-                args += (item.key, item.version, mark_of(item), item.body)
+                args += (item.key, value_of(item))
             calls.append(Call(self._topic_keys(topic), args))
         with self._unfinished(topic, epoch):
             replies = await self._scripts.run_all("merge", calls)

@@ -3,7 +3,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
-__all__ = ["arrivals", "paced"]
+__all__ = ["arrivals", "counted_arrivals", "paced"]
 
 
 def arrivals(rate_per_s: float, seconds: float, *, rng: random.Random | None = None) -> Iterator[float]:
@@ -17,6 +17,15 @@ def arrivals(rate_per_s: float, seconds: float, *, rng: random.Random | None = N
     while moment < seconds:
         yield moment
         moment += rng.expovariate(rate_per_s)
+
+
+def counted_arrivals(count: int, seconds: float, *, rng: random.Random | None = None) -> list[float]:
+    """The moments of `arrivals`, given that there are so many of them: then they are spread evenly at random.
+
+    For few large events, whose number would otherwise decide the mean rate: that of 200 varies by 7 %.
+    """
+    rng = rng or random.Random()
+    return sorted(rng.uniform(0, seconds) for _ in range(count))
 
 
 async def paced(

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-__all__ = ["busy_percent", "cpu_seconds", "raise_file_limit", "resident_bytes"]
+__all__ = ["TICK_S", "busy_percent", "busy_seconds", "cpu_seconds", "raise_file_limit", "resident_bytes"]
 
 # The kernel's names of other processes' clocks, as glibc makes them; CPUCLOCK_SCHED counts all threads, ended
 # ones too. /proc/<pid>/stat has the same in ticks of 10 ms, which is much where a turn lasts a second.
 _CPUCLOCK_SCHED: Final = 2
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -31,6 +32,11 @@ async def busy_percent(seconds: float) -> float:
     busy_now, idle_now = _machine_ticks()
     used, unused = busy_now - busy, idle_now - idle
     return 100 * used / max(1, used + unused)
+
+
+def busy_seconds() -> float:
+    """How long all cores together have been busy since the machine started, with whatever."""
+    return _machine_ticks()[0] * TICK_S
 
 
 def _machine_ticks() -> tuple[int, int]:

@@ -4,13 +4,14 @@ A text of lines, so that the store's Lua scripts build it by concatenation and a
 parsing the items: their bodies are JSON, which never contains a raw line break, and the `exact` view
 sends them as they are.
 
-    D <topic> <epoch> <seq> <changed_at>    a change; then one line an item: <key> <version> <L|T> <body>
+    D <topic> <epoch> <seq> <changed_at>    a change; then one line an item: <key> <version> <L<id>|T> <body>
     R <topic> <epoch> <seq>                 the topic was loaded anew under this epoch
     V <topic>                               the topic is void: load it again
     C <generation> <as_of> <beat>           canary: what was committed before as_of has been published
     G <generation>                          a new generation: every topic of the bucket is void
 
-`changed_at` and `as_of` are milliseconds since 1970, taken from the clock of Postgres.
+The `<id>` after L is the store's own and may be absent. `changed_at` and `as_of` are milliseconds since 1970,
+taken from the clock of Postgres.
 """
 
 from dataclasses import dataclass

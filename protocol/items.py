@@ -134,7 +134,8 @@ def _any_item(kind: str, row: Mapping[str, Any], version: int) -> Item:
         body[name] = value
     body["version"] = version
     for name in _INTEGERS[kind]:
-        body[name] = _integer(name, row.get(name))
+        value = row.get(name)
+        body[name] = 0 if value is None else _integer(name, value)  # as where the topics are loaded
     for name in _TEXTS[kind]:
         value = row.get(name)
         body[name] = "" if value is None else str(value)

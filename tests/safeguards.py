@@ -6,6 +6,7 @@ mutation written anew.
 
 from typing import Final
 
+from tests.capture_safeguards import CAPTURE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
@@ -48,14 +49,14 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "version gate of apply",
         "listeners/scripts/apply.lua",
-        "    if tonumber(version) > old_version then\n",
+        "    if version > old_version then\n",
         "    if true then\n",
         (f"{_STORE}::TestApply",),
     ),
     Mutation(
         "version gate of merge",
         "listeners/scripts/merge.lua",
-        "  if tonumber(version) > old_version then\n",
+        "  if version > old_version then\n",
         "  if true then\n",
         (f"{_STORE}::TestLoading", "tests/integration/test_topic_store_convergence.py"),
     ),
@@ -104,7 +105,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "tombstone rule: a later log id below its version voids the topic",
         "listeners/scripts/apply.lua",
-        "    elseif tonumber(version) < old_version and old_id > 0 and tonumber(id) > old_id then\n",
+        "    elseif version < old_version then\n",
         "    elseif false then\n",
         (f"{_STORE}::TestTombstones",),
     ),
@@ -374,6 +375,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "stored.epoch == epoch:",
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
+    *CAPTURE_SAFEGUARDS,
     *IDENTITY_SAFEGUARDS,
     *SIGNATURE_SAFEGUARDS,
     *TLS_SAFEGUARDS,

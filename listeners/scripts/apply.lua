@@ -1,8 +1,7 @@
 -- Changes of topics through the version gate; see DESIGN 3.4. In a cluster they are of one bucket.
 -- KEYS: relay, index of each bucket; hash, log of each topic.
 -- ARGV: generation, term, changed_at (ms), publish command, log entries, log bytes, tombstones always allowed, ttl (s),
---   number of buckets; for each topic: its bucket (from 1), name, channel, number of items; for each item: key, version,
---   L|T, log id, body.
+--   number of buckets; for each topic: its bucket (from 1), name, channel, number of items; for each item: key, value.
 -- Returns {topics published, topics voided}, or 'stale' or 'unknown' if the caller does not reign over all of them.
 local buckets = tonumber(ARGV[9])
 local reigns = {}
@@ -19,27 +18,29 @@ local tombs_allowed, ttl = tonumber(ARGV[7]), ARGV[8]
 -- The topic's items in ARGV from `at` on that are newer, as fields and values and as lines; nil: void the topic.
 local function newer(hash, at, count, tombs)
   local keys, held = {}, {}
-  for n = 1, count do keys[n] = ARGV[at + (n - 1) * 5] end
+  for n = 1, count do keys[n] = ARGV[at + (n - 1) * 2] end
   local values = redis.call('HMGET', hash, unpack(keys))
   for n = 1, count do held[keys[n]] = values[n] end
   local fields, lines = {}, {}
   for n = 1, count do
-    local i = at + (n - 1) * 5
-    local key, version, mark, id, body = keys[n], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+    local key, value = keys[n], ARGV[at + (n - 1) * 2 + 1]
+    local version, dead = head_of(value)
     local old = held[key]
-    local old_version, old_mark, old_id = -1, 'L', 0
-    if old then old_version, old_mark, old_id = head_of(old) end
-    if tonumber(version) > old_version then
-      if mark == 'T' then tombs = tombs + 1 end
-      if old_mark == 'T' then tombs = tombs - 1 end
-      local value = version .. ' ' .. mark .. id .. ' ' .. body
+    local old_version, old_dead = -1, false
+    if old then old_version, old_dead = head_of(old) end
+    if version > old_version then
+      if dead then tombs = tombs + 1 end
+      if old_dead then tombs = tombs - 1 end
       held[key] = value
       fields[#fields + 1] = key
       fields[#fields + 1] = value
-      lines[#lines + 1] = key .. ' ' .. version .. ' ' .. mark .. ' ' .. body
-    elseif tonumber(version) < old_version and old_id > 0 and tonumber(id) > old_id then
+      -- A live one is published as it is stored. A replica that knows no log ids would take a tombstone with one
+      -- for a live item.
+      lines[#lines + 1] = key .. ' ' .. (dead and string.gsub(value, '^(%d+ T)%d+', '%1', 1) or value)
+    elseif version < old_version then
       -- Per key, log ids follow commit order even where versions do not (an INSERT that waited for a DELETE).
-      return nil
+      local old_id = log_id_of(old)
+      if old_id > 0 and log_id_of(value) > old_id then return nil end
     end
   end
   return fields, lines, tombs
@@ -103,6 +104,6 @@ for n = 2 * buckets + 1, #KEYS, 2 do
   local bucket, count = tonumber(ARGV[at]), tonumber(ARGV[at + 3])
   reign, index = reigns[bucket], KEYS[2 * bucket]
   apply(KEYS[n], KEYS[n + 1], ARGV[at + 1], ARGV[at + 2], at + 4, count)
-  at = at + 4 + count * 5
+  at = at + 4 + count * 2
 end
 return {published, voided}

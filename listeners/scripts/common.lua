@@ -27,9 +27,14 @@ local function reign_of(key, generation, term)
   return nil, tonumber(held[2]) > tonumber(term) and 'stale' or 'unknown'
 end
 
+-- Its version, and whether it is a tombstone.
 local function head_of(value)
-  local version, mark, id = string.match(value, '^(%d+) ([LT])(%d+) ')
-  return tonumber(version), mark, tonumber(id)
+  local version = string.match(value, '^%d+')
+  return tonumber(version), string.byte(value, #version + 2) == 84
+end
+
+local function log_id_of(value)
+  return tonumber(string.match(value, '^%d+ [LT](%d+)'))
 end
 
 -- The topic lives for another ttl seconds. The index keeps it a second longer than Redis does.

@@ -1,25 +1,34 @@
--- Which topics of a bucket are loaded or loading.
--- KEYS: relay, index. ARGV: names asked for; none: all.
--- Returns {number loaded, name, ...}, or 'unknown' when nothing can be said. A lost index ends the reign: what
--- is loaded can not be told any more, so the relay has to begin again, under a new token.
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. text(now_ms()))
-if redis.call('EXISTS', KEYS[1]) == 0 then return 'unknown' end
-if not redis.call('ZSCORE', KEYS[2], '') then
-  redis.call('UNLINK', KEYS[1], KEYS[2])
-  return 'unknown'
-end
-local reply = {redis.call('ZCARD', KEYS[2]) - 1}
-if #ARGV == 0 then
-  for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    if name ~= '' then reply[#reply + 1] = name end
+-- Which topics of these buckets are loaded or loading.
+-- KEYS: relay, index of each bucket. ARGV: for each bucket: number of names asked for (0: all), these names.
+-- Returns for each bucket {number loaded, name, ...}, or 'unknown' when nothing can be said. A lost index ends the
+-- reign: what is loaded can not be told any more, so the relay has to begin again, under a new token.
+local function loaded(relay, index, first, count)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. text(now_ms()))
+  if redis.call('EXISTS', relay) == 0 then return 'unknown' end
+  if not redis.call('ZSCORE', index, '') then
+    redis.call('UNLINK', relay, index)
+    return 'unknown'
+  end
+  local reply = {redis.call('ZCARD', index) - 1}
+  if count == 0 then
+    for _, name in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      if name ~= '' then reply[#reply + 1] = name end
+    end
+  end
+  for from = first, first + count - 1, 1000 do
+    local to = math.min(from + 999, first + count - 1)
+    local scores = redis.call('ZMSCORE', index, unpack(ARGV, from, to))
+    for n = from, to do
+      if scores[n - from + 1] then reply[#reply + 1] = ARGV[n] end
+    end
   end
   return reply
 end
-for first = 1, #ARGV, 1000 do
-  local last = math.min(first + 999, #ARGV)
-  local scores = redis.call('ZMSCORE', KEYS[2], unpack(ARGV, first, last))
-  for n = first, last do
-    if scores[n - first + 1] then reply[#reply + 1] = ARGV[n] end
-  end
+
+local replies, at = {}, 1
+for n = 1, #KEYS, 2 do
+  local count = tonumber(ARGV[at])
+  replies[#replies + 1] = loaded(KEYS[n], KEYS[n + 1], at + 1, count)
+  at = at + 1 + count
 end
-return reply
+return replies

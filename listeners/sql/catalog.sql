@@ -24,6 +24,7 @@ SELECT
     a.attname::text AS name,
     t.typname::text AS type,
     a.attgenerated::text AS generated,
+    a.attnotnull AS not_null,
     EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd') AS is_domain,
     pg_catalog.col_description(a.attrelid, a.attnum) AS comment
 FROM pg_catalog.pg_attribute a
@@ -38,6 +39,16 @@ JOIN LATERAL (
 ) t ON true
 WHERE a.attrelid = $1::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
+
+-- name: column_names
+-- Of all columns there ever were, or none should gateway.columns_are not know them again: then the triggers never
+-- rely on them. It is asked here also because it must be there before a trigger asks it. $1: the table's oid.
+SELECT CASE WHEN gateway.columns_are($1::bigint::oid::regclass, n.names) THEN n.names ELSE '{}' END
+FROM (
+    SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = $1::bigint::oid AND a.attnum > 0
+) n;
 
 -- name: unique_keys
 -- The columns of each unique index that holds for every row at all times. $1: the table's oid.

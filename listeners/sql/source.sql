@@ -12,5 +12,9 @@ CROSS JOIN LATERAL (
     {where}
 ) x
 
+-- name: present_rows
+-- The same of a transition table, while all mapped columns are there.
+SELECT true AS here, {fields} FROM {relation} t
+
 -- name: active
 SELECT {active} FROM ({rows}) n

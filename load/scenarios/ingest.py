@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from load.pacing import arrivals, paced
+from load.pacing import counted_arrivals, paced
 from load.percentiles import Summary, summarize, times_ms
 from load.scenario import Bench, Report, Scenario, Table, Verdict
 from load.scenarios.copies import Subscriber, differences, subscribers, table_copy
+from load.spending import Spending, spending_table
 from load.stack import Gateway, Servers, StackFailed, relay_process, serve_process
-from load.usage import Usage
 from load.waiting import until
 
 __all__ = ["INGEST", "IngestReport", "measure_bulk_ingest", "measure_single_ingest"]
@@ -35,8 +35,11 @@ SINGLE_ROWS_PER_S: Final = 4_000.0
 MARGIN: Final = 1.05
 # That the lag is bounded shows in that it stays below this all the time.
 LAG_S: Final = 2.0
+# The copies are looked at once nothing has come for so long: the CPU time it takes is the gateway's before.
+QUIET_S: Final = 0.25
 # After the last commit: what has not come by then is lost.
 PATIENCE_S: Final = 30.0
+_RELAY, _REPLICA = "the relay", "the replica"
 _MS: Final = 1000.0
 
 
@@ -46,7 +49,8 @@ class IngestReport:
 
     `lag_ms` is counted from when the oldest row of a delta was written, before its COMMIT, to its arrival.
     `drain_s` is how long after the last commit every copy was the table's; `wrong_rows` is what differed
-    then, over all copies. `late_s`: by how much the writers, not the gateway, fell behind the rate.
+    then, over all copies. `late_s`: by how much the writers, not the gateway, fell behind the rate. `cpu_s`:
+    see Spending.
     """
 
     what: str
@@ -64,6 +68,7 @@ class IngestReport:
     wrong_rows: int
     stale: int
     late_s: float
+    cpu_s: dict[str, float]
 
 
 async def measure_bulk_ingest(
@@ -73,9 +78,13 @@ async def measure_bulk_ingest(
     rows_per_s: float,
     seconds: float,
     synchronous_commit: str = "on",
+    relay_pid: int | None = None,
 ) -> IngestReport:
-    """Transactions of 1,000 updated rows of one location arrive at a steady mean rate, ready or not."""
-    async with _watched(servers, gateway) as watch:
+    """Transactions of 1,000 updated rows of one location arrive at random, so many in all, ready or not.
+
+    `relay_pid`: the process of the active relay, if that is not the gateway.
+    """
+    async with _watched(servers, gateway, relay_pid) as watch:
         # Writers of their own rows wait for no lock of each other's.
         count = min(WRITERS, len(watch.products) // ROWS_A_TRANSACTION)
         if not count:
@@ -113,9 +122,10 @@ async def measure_single_ingest(
     rows_per_s: float,
     seconds: float,
     synchronous_commit: str = "on",
+    relay_pid: int | None = None,
 ) -> IngestReport:
     """Updates of one row of one location each, from pgbench at a steady mean rate. Raises StackFailed."""
-    async with _watched(servers, gateway) as watch:
+    async with _watched(servers, gateway, relay_pid) as watch:
         rows, late_s = await _run_pgbench(servers, watch.location, rows_per_s, seconds, synchronous_commit)
         return await watch.report(
             "single-row transactions", rows_per_s, seconds, rows, late_s, synchronous_commit
@@ -125,9 +135,11 @@ async def measure_single_ingest(
 class _watched:  # noqa: N801  # used like a function
     """The location, its subscribers and what they have got since the block began."""
 
-    def __init__(self, servers: Servers, gateway: Gateway) -> None:
+    def __init__(self, servers: Servers, gateway: Gateway, relay_pid: int | None) -> None:
         self._servers = servers
         self._gateway = gateway
+        self._processes = {} if relay_pid is None else {_RELAY: relay_pid}
+        self._processes[_REPLICA] = gateway.pid
         self._subscribers: list[Subscriber] = []
         self._connection: Any = None
         self.location = ""
@@ -143,6 +155,8 @@ class _watched:  # noqa: N801  # used like a function
         for each in self._subscribers:
             each.deltas = each.bytes = 0
             each.lag_s.clear()
+        self._spending = Spending(self._servers, self._connection, self._processes)
+        await self._spending.begin()
         self._began = time.monotonic()
         return self
 
@@ -156,6 +170,9 @@ class _watched:  # noqa: N801  # used like a function
         self, what: str, rate: float, seconds: float, rows: int, late_s: float, synchronous_commit: str
     ) -> IngestReport:
         ended = time.monotonic()
+        with suppress(TimeoutError):  # as below
+            await until(lambda: self._idle_s(ended) > QUIET_S, timeout_s=PATIENCE_S)
+        cpu_s = await self._spending.read()
         truth = await table_copy(self._connection, self.location)
 
         def wrong() -> int:
@@ -182,7 +199,13 @@ class _watched:  # noqa: N801  # used like a function
             wrong_rows=wrong(),
             stale=sum(each.stale for each in everybody),
             late_s=late_s,
+            cpu_s=cpu_s,
         )
+
+    def _idle_s(self, ended: float) -> float:
+        """For how long nothing has come to any subscriber, since the last commit at the most."""
+        arrived = (each.arrived[-1] for each in self._subscribers if each.arrived)
+        return time.monotonic() - max((ended, *arrived))
 
 
 async def _write_bulk(
@@ -203,7 +226,7 @@ async def _write_bulk(
         )
         rows, late_s, at = 0, 0.0, 0
         began = time.monotonic()
-        async for moment in paced(arrivals(rate_per_s, seconds)):
+        async for moment in paced(counted_arrivals(round(rate_per_s * seconds), seconds)):
             late_s = max(0.0, time.monotonic() - began - moment)
             turn = [products[(at + n) % len(products)] for n in range(ROWS_A_TRANSACTION)]
             await update.fetch(location, turn)
@@ -291,38 +314,42 @@ async def _run(bench: Bench) -> Report:
         relay_process(servers, "relay") as relay,
         serve_process(servers, "replica", relay="off") as gateway,
     ):
-        reports, cores = [], []
+        reports = []
         for measure, rate, commit in (
             (measure_bulk_ingest, bulk, "on"),
             (measure_single_ingest, single, "on"),
             (measure_single_ingest, single, "off"),
         ):
-            usage = Usage(relay), Usage(gateway.pid)
-            report = await measure(
-                servers, gateway, rows_per_s=rate, seconds=seconds, synchronous_commit=commit
+            reports.append(
+                await measure(
+                    servers,
+                    gateway,
+                    rows_per_s=rate,
+                    seconds=seconds,
+                    synchronous_commit=commit,
+                    relay_pid=relay,
+                )
             )
-            reports.append(report)
-            cores.append(tuple(each.so_far().cpu_s / reports[-1].seconds for each in usage))
     return Report(
-        tables=[_table(reports, cores)],
+        tables=[_table(reports), _spent(reports)],
         figures={"reports": [asdict(report) for report in reports]},
         verdicts=[] if bench.quick else [_verdict(report) for report in reports],
     )
 
 
-def _table(reports: Sequence[IngestReport], cores: Sequence[tuple[float, ...]]) -> Table:
+def _table(reports: Sequence[IngestReport]) -> Table:
     rows: list[list[object]] = [
         [
             f"{report.what}, synchronous_commit {report.synchronous_commit}",
             f"{report.rate_per_s:,.0f}",
             f"{report.rows_per_s:,.0f}",
             *times_ms(report.lag_ms),
+            f"{report.late_s:.2f}",
             f"{report.drain_s:.2f}",
             f"{report.deltas_per_s:.0f}",
-            *(f"{used:.2f}" for used in used_cores),
             report.wrong_rows,
         ]
-        for report, used_cores in zip(reports, cores, strict=True)
+        for report in reports
     ]
     head = (
         "to 10 subscribers of a location",
@@ -336,8 +363,22 @@ def _table(reports: Sequence[IngestReport], cores: Sequence[tuple[float, ...]]) 
     )
     return Table(
         "Ingest: committed rows through to subscribers",
-        (*head, "drain s", "frames/s each", "relay cores", "replica cores", "wrong rows"),
+        (*head, "writers late s", "drain s", "frames/s each", "wrong rows"),
         rows,
+    )
+
+
+def _spent(reports: Sequence[IngestReport]) -> Table:
+    return spending_table(
+        "Ingest: where the CPU time goes",
+        [
+            (
+                f"{report.what.removesuffix(' transactions')}, {report.synchronous_commit}",
+                report.cpu_s,
+                report.rows,
+            )
+            for report in reports
+        ],
     )
 
 

@@ -141,6 +141,10 @@ async def test_ingest_is_measured_and_nothing_is_lost(servers: Servers, gateway:
         assert report.rows > 0
         assert report.wrong_rows == 0
         assert report.deltas >= report.subscribers
+        assert min(report.cpu_s.values()) >= 0
+        assert report.cpu_s["Postgres: the writers' backends"] > 0
+        assert report.cpu_s["the replica"] > 0
+        assert sum(report.cpu_s.values()) <= 2 * report.cpu_s["of"]
 
 
 async def test_a_latency_over_many_topics_is_measured(servers: Servers, gateway: Gateway) -> None:

@@ -401,6 +401,25 @@ class TestLog:
         assert await store.log_since(TOPIC, epoch, 1) is None
 
 
+class TestWhatIsPublished:
+    """By lines of its messages, which replicas of the release before have to understand."""
+
+    async def test_a_live_item_is_as_it_is_stored_and_a_tombstone_has_no_log_id(
+        self, store: TopicStore, redis: Redis, keys: Keys
+    ) -> None:
+        await load(store, TOPIC)
+        await relay_applies(store, TOPIC, change("A", 5, 41), gone("B", 6, 42))
+        logged: Any = await redis.lrange(keys.log(TOPIC), 0, -1)
+        held: Any = await redis.hgetall(keys.topic(TOPIC))
+        live, dead = (each.item.key.encode() for each in (change("A", 5), gone("B", 6)))
+        assert logged[0].split(b"\n")[1:] == [
+            live + b" " + held[live],
+            dead + b" " + held[dead].replace(b"T42", b"T"),
+        ]
+        assert held[live].startswith(b"5 L41 ")
+        assert held[dead].startswith(b"6 T42 ")
+
+
 class TestTombstones:
     async def test_a_deletion_is_stored_and_published(
         self, store: TopicStore, spy: Spy, redis: Redis

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from listeners.capture_sql import checksum, create_functions
+from listeners.capture_sql import AttachedTable, checksum, create_functions
 from listeners.source_sql import item_of, key_parameter, quote_identifier, quote_literal, read_sql
 from listeners.sources import Source, default_sources
 from listeners.topic_query import TopicQuery
@@ -20,6 +20,12 @@ STOCK: dict[str, Any] = {
         "on_hand": "qty",
     },
 }
+
+
+def table_of(source: Source, *more: str) -> AttachedTable:
+    """Of the mapped columns and some more, none of which can be null."""
+    columns = (*source.mapped_columns, source.version_column or "", *more)
+    return AttachedTable(4711, columns, columns, frozenset(columns))
 
 
 class TestQuoting:
@@ -47,7 +53,11 @@ class TestQuoting:
     def test_no_name_can_end_the_body_of_a_function(self) -> None:
         evil = "$function$; DROP TABLE stock; --"
         source = Source.model_validate(STOCK | {"columns": STOCK["columns"] | {"on_hand": evil}})
-        for statement in create_functions(source):
+        other = Source.model_validate(STOCK)
+        for statement in [
+            *create_functions(source, table_of(source)),
+            *create_functions(other, table_of(other, evil)),
+        ]:
             opening = statement.split("AS ", 1)[1].split("\n", 1)[0]
             assert statement.count(opening) == 2
             assert statement.endswith(f"{opening};")
@@ -74,6 +84,14 @@ class TestItems:
         )
         expected = "'on_hand', gateway.number(to_jsonb(n.available)) + gateway.number(to_jsonb(n.reserved))"
         assert expected in item_of(source, "n")
+
+    def test_of_numbers_that_can_not_be_null_are_simpler(self) -> None:
+        columns = STOCK["columns"] | {"damaged": {"column": "broken", "scale": 100}, "incoming": "way"}
+        source = Source.model_validate(STOCK | {"columns": columns})
+        item = item_of(source, "n", not_null={"qty", "broken"})
+        assert "'on_hand', n.on_hand," in item
+        assert "'incoming', coalesce(to_jsonb(n.incoming), '0')" in item
+        assert "* 100" in item
 
 
 class TestKeyParameter:
@@ -113,7 +131,7 @@ class TestStatements:
     def test_leave_no_placeholder_behind(self) -> None:
         generated = [*read_sql(default_sources()), *read_sql([])]
         for source in default_sources():
-            generated += create_functions(source)
+            generated += create_functions(source, table_of(source))
         for statement in generated:
             assert not any(
                 "{" + word in statement for word in ("item", "rows", "table", "source", "quote", "where")

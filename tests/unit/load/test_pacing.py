@@ -1,8 +1,10 @@
 import random
+from itertools import pairwise
+from statistics import pstdev
 
 import pytest
 
-from load.pacing import arrivals, paced
+from load.pacing import arrivals, counted_arrivals, paced
 
 
 class Time:
@@ -32,6 +34,20 @@ class TestArrivals:
         moments = list(arrivals(100, 50, rng=random.Random(3)))
         phases = [moment % 0.01 for moment in moments]
         assert sum(phase < 0.005 for phase in phases) / len(phases) == pytest.approx(0.5, abs=0.05)
+
+
+class TestCountedArrivals:
+    def test_are_so_many_within_the_time(self) -> None:
+        moments = counted_arrivals(200, 5, rng=random.Random(4))
+        assert len(moments) == 200
+        assert moments == sorted(moments)
+        assert 0 < moments[0] < moments[-1] < 5
+
+    def test_are_spread_as_by_chance(self) -> None:
+        """Between events that know nothing of each other the pauses vary as much as their mean."""
+        moments = counted_arrivals(5000, 50, rng=random.Random(5))
+        pauses = [later - earlier for earlier, later in pairwise(moments)]
+        assert pstdev(pauses) == pytest.approx(0.01, rel=0.1)
 
 
 class TestPaced:

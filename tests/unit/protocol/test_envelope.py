@@ -49,6 +49,16 @@ class TestForms:
     def test_the_others_are_one_line(self, data: bytes, envelope: object) -> None:
         assert decode_envelope(data) == envelope
 
+    def test_a_live_item_may_carry_a_number_of_the_stores(self) -> None:
+        lines = b"product:A 7 L123 {}\nproduct:B 8 L {}\nproduct:C 9 T {}"
+        decoded = decode_envelope(b"D vendor:V e1 8 1763805600123\n" + lines)
+        assert isinstance(decoded, Changed)
+        assert decoded.items == (
+            Item("product:A", 7, False, b"{}"),
+            Item("product:B", 8, False, b"{}"),
+            Item("product:C", 9, True, b"{}"),
+        )
+
     def test_a_position_is_an_epoch_and_a_sequence(self) -> None:
         assert Position("e", 7) == ("e", 7)
 
