@@ -57,8 +57,8 @@ class Incoming:
         return self.protocol.state is not State.OPEN
 
     def receive(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now; pings are the caller's to answer. The protocol may have something to
-        say afterwards."""
+        """The frames that are complete now; pings are the caller's to answer. The protocol may have something
+        to say afterwards."""
         self.protocol.receive_data(data)
         frames = cast("list[Frame]", self.protocol.events_received())
         self._unfinished += len(data)

@@ -1,5 +1,5 @@
-"""What the parser of HTTP lets through and a server must not (RFC 9112): differences in how a proxy and we read
-a request are how one request is smuggled inside another."""
+"""What the parser of HTTP lets through and a server must not (RFC 9112): where a proxy and we read a request
+differently, one is smuggled inside another."""
 
 import re
 from collections.abc import Sequence

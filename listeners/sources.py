@@ -73,7 +73,6 @@ _KEY_FIELDS: Final = {
 }
 
 
-
 def _in_bytes(name: str) -> str:
     if len(name.encode()) > _IDENTIFIER_BYTES:
         raise ValueError(f"a name has up to {_IDENTIFIER_BYTES} bytes: {len(name.encode())} are too many")

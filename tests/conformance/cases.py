@@ -1,6 +1,6 @@
 """Runs the Autobahn cases against the echo, and says what came of them.
 
-The runner (kosoku) has a process of its own: to run Autobahn's cases as they are it changes modules of Python.
+The runner (kosoku) has a process of its own: it changes modules of Python, for Autobahn's cases to run.
 `python -m tests.conformance.cases PORT` is that process; it prints a line of JSON for each case.
 """
 
@@ -50,8 +50,10 @@ EXPLAINED: Final[Mapping[str, tuple[str, str]]] = {
     "6.4.4": ("NON-STRICT", _UTF8),
     "7.1.6": (
         "INFORMATIONAL",
-        "256 KiB, a message and a close at once: how much of the answer arrives before the close is the"
-        " network's; the close handshake is clean, code 1000",
+        (
+            "256 KiB, a message and a close at once: how much of the answer comes before the close is not"
+            " specified; the close handshake is clean, code 1000"
+        ),
     ),
     "7.13.1": ("INFORMATIONAL", "close code 5000, which no specification defines: answered by 1002"),
     "7.13.2": ("INFORMATIONAL", "close code 65535, as 5000"),
@@ -111,15 +113,18 @@ def _column(verdict: Verdict) -> str:
 def _explanations(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| case | verdict | why |"
     yield "|---|---|---|"
+    alike: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
         if verdict.behavior not in (OK, UNIMPLEMENTED):
             _, why = EXPLAINED.get(verdict.case, ("", "**not explained**"))
-            yield f"| {verdict.case} | {verdict.behavior.lower()} | {why} |"
+            alike.setdefault((verdict.behavior.lower(), why), []).append(verdict.case)
+    for (behavior, why), cases in alike.items():
+        yield f"| {', '.join(cases)} | {behavior} | {why} |"
     refused = sorted({verdict.group for verdict in verdicts if verdict.behavior == UNIMPLEMENTED}, key=int)
     yield (
-        f"| {', '.join(f'{group}.*' for group in refused)} | unimplemented | the extension is offered and left"
-        " out of the answer, by design: what it saves a client costs each connection a window of memory, and"
-        " mixes what is secret with what a stranger chose |"
+        f"| {', '.join(f'{group}.*' for group in refused)} | unimplemented | the extension is offered and"
+        " left out of the answer, by design: it costs each connection windows of memory, and a few bytes of a"
+        " client much work |"
     )
 
 

@@ -1,5 +1,5 @@
-"""The gateway's side of one connection after the other, with a socket that is two lists, and what must hold of
-each whatever was sent."""
+"""The gateway's side of one connection after the other, its socket being a list, and what must hold of each
+whatever was sent."""
 
 import asyncio
 import logging
@@ -219,7 +219,9 @@ def outcome_of(written: bytes) -> str:
         raise Broken(str(error)) from None
     kinds, closed, size = set(), None, switched.end()
     for frame in frames:
-        size += len(frame.payload) + (2 if len(frame.payload) < 126 else 4 if len(frame.payload) < 65536 else 10)
+        size += len(frame.payload) + (
+            2 if len(frame.payload) < 126 else 4 if len(frame.payload) < 65536 else 10
+        )
         if closed is not None:
             raise Broken(f"something follows the close frame: {frame!r}")
         if frame.opcode == TEXT:

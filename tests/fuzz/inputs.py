@@ -1,7 +1,7 @@
 """What a hostile client may send: nearly right more often than not, for what is wrong at once goes nowhere.
 
-Everything is drawn from a `random.Random`: a seeded one for a million inputs, hypothesis' for a few that shrink,
-atheris' for those that coverage leads to.
+Everything is drawn from a `random.Random`: a seeded one for a million inputs, hypothesis' for a few that
+shrink, one that reads atheris' bytes for those that coverage leads to.
 """
 
 import random
@@ -23,18 +23,63 @@ KNOWN_TOPICS: Final = tuple(
 _TYPES: Final = ("ping", "subscribe", "unsubscribe", "auth", "publish")
 _FIELDS: Final = ("type", "id", "topics", "view", "resume", "token", "idempotency_key", "operations", "x")
 _TEXTS: Final = (
-    *("", "a", "x" * 64, "x" * 65, "x" * 4000, "\0", "\r\n\r\nX: 1", "é", "\u2028", "😀", "\ufeff", "__proto__"),
-    *("constructor", "null", "' OR 1=1 --", "$function$", "../..", "%00", "{}", "[]", "*", "e1", "exact", "public"),
+    *(
+        "",
+        "a",
+        "x" * 64,
+        "x" * 65,
+        "x" * 4000,
+        "\0",
+        "\r\n\r\nX: 1",
+        "é",
+        "\u2028",
+        "😀",
+        "\ufeff",
+        "__proto__",
+    ),
+    *(
+        "constructor",
+        "null",
+        "' OR 1=1 --",
+        "$function$",
+        "../..",
+        "%00",
+        "{}",
+        "[]",
+        "*",
+        "e1",
+        "exact",
+        "public",
+    ),
 )
 _NUMBERS: Final = (
     *("0", "-0", "1", "-1", "1.5", "1e400", "-1e400", "1e-400", "9007199254740993", "18446744073709551616"),
     *("-9223372036854775809", "NaN", "Infinity", "01", "1" * 400, "1" * 5000, "0." + "1" * 4000, "0x1", "+1"),
 )
 _BROKEN_UTF8: Final = (
-    *(b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"\xf0\x9f\x98", b"\xfe"),
+    *(
+        b"\xff",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xe2\x82",
+        b"\x80",
+        b"\xf0\x9f\x98",
+        b"\xfe",
+    ),
 )
 _ESCAPES: Final = (
-    *(rb"\ud800", rb"\udc00", rb"\udc00\ud800", rb"\ud83d\ude00", rb"\u0000", rb"\x41", rb"\u12", b"\\", b"\x01"),
+    *(
+        rb"\ud800",
+        rb"\udc00",
+        rb"\udc00\ud800",
+        rb"\ud83d\ude00",
+        rb"\u0000",
+        rb"\x41",
+        rb"\u12",
+        b"\\",
+        b"\x01",
+    ),
 )
 _LENGTHS: Final = (0, 1, 125, 126, 127, 65535, 65536, 16384, 16385, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 _OPCODES: Final = (0, 1, 1, 1, 1, 1, 1, 2, 8, 9, 9, 10, 10, 3, 11)
@@ -45,18 +90,76 @@ _HANDSHAKE: Final = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
 _HEADERS: Final = (
-    *("Origin", "Host", "Authorization", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "X-A", "Cookie"),
-    *("Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Sec-WebSocket-Key", "Forwarded", "Expect"),
+    *(
+        "Origin",
+        "Host",
+        "Authorization",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Extensions",
+        "X-A",
+        "Cookie",
+    ),
+    *(
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "Upgrade",
+        "Sec-WebSocket-Key",
+        "Forwarded",
+        "Expect",
+    ),
 )
 _VALUES: Final = (
-    *("", "x", "null", "http://[", "http://x", "Bearer", "Bearer a.b.c", "bearer.!!", "bearer.YQ", ",,;=", '"\\'),
-    *("inventory.v1", "permessage-deflate; client_max_window_bits", "chunked", "5", "0", "-1", "\xff", "a" * 3000),
-    *("websocket", "Upgrade, close", "100-continue", "for=[::1", "x:99999999", "\x0bchunked", " a\r\n b", "a\0b"),
+    *(
+        "",
+        "x",
+        "null",
+        "http://[",
+        "http://x",
+        "Bearer",
+        "Bearer a.b.c",
+        "bearer.!!",
+        "bearer.YQ",
+        ",,;=",
+        '"\\',
+    ),
+    *(
+        "inventory.v1",
+        "permessage-deflate; client_max_window_bits",
+        "chunked",
+        "5",
+        "0",
+        "-1",
+        "\xff",
+        "a" * 3000,
+    ),
+    *(
+        "websocket",
+        "Upgrade, close",
+        "100-continue",
+        "for=[::1",
+        "x:99999999",
+        "\x0bchunked",
+        " a\r\n b",
+        "a\0b",
+    ),
 )
 _TARGETS: Final = (
     *("/realtime?topics=product:P1,location:L1", "/realtime?topics=" + ",".join(["product:P1"] * 120)),
-    *("/realtime?topics=%ff%00%0d%0a,vendor:", "/realtime?ticket=%00", "/realtime?ticket=x&ticket=y", "//[", "*"),
-    *("http://[/realtime", "http://x/realtime", "/realtime?" + "&" * 2000, "/realtime?topics=%ed%a0%80", "/x%"),
+    *(
+        "/realtime?topics=%ff%00%0d%0a,vendor:",
+        "/realtime?ticket=%00",
+        "/realtime?ticket=x&ticket=y",
+        "//[",
+        "*",
+    ),
+    *(
+        "http://[/realtime",
+        "http://x/realtime",
+        "/realtime?" + "&" * 2000,
+        "/realtime?topics=%ed%a0%80",
+        "/x%",
+    ),
 )
 
 
@@ -194,7 +297,8 @@ def _sensible(rng: random.Random) -> dict[str, Any]:
             said["view"] = rng.choice(("exact", "public"))
         if rng.random() < 0.3:
             said["resume"] = {
-                topic: {"epoch": rng.choice(("e1", "e2")), "seq": rng.randint(0, 3)} for topic in said["topics"]
+                topic: {"epoch": rng.choice(("e1", "e2")), "seq": rng.randint(0, 3)}
+                for topic in said["topics"]
             }
     elif kind == "auth":
         said["token"] = _token(rng)
@@ -246,7 +350,12 @@ def _written(rng: random.Random) -> bytes:
             value = rng.choice((b"", b"nul", b"//", b"'a'", b"{", b"]", b'"', b"undefined", b"\xef\xbb\xbf"))
         members.append(b'"' + name + b'":' + value)
     rng.shuffle(members)
-    return rng.choice((b"", b"\xef\xbb\xbf", b" \n")) + b"{" + b",".join(members) + rng.choice((b"}", b"}", b"", b"}}"))
+    return (
+        rng.choice((b"", b"\xef\xbb\xbf", b" \n"))
+        + b"{"
+        + b",".join(members)
+        + rng.choice((b"}", b"}", b"", b"}}"))
+    )
 
 
 def _bomb(rng: random.Random) -> bytes:
@@ -266,7 +375,9 @@ def _bomb(rng: random.Random) -> bytes:
     elif kind == 5:
         inner = rng.choice((b"1", b"-1", b"0.", b"1e")) + b"9" * size
     elif kind == 6:
-        inner = b'"' + rng.choice((b"x", rb"\u0041", rb"\\", "é".encode(), rb"\ud83d\ude00")) * (size // 6) + b'"'
+        inner = (
+            b'"' + rng.choice((b"x", rb"\u0041", rb"\\", "é".encode(), rb"\ud83d\ude00")) * (size // 6) + b'"'
+        )
     else:
         inner = b"{" + b",".join([b'"type":"ping"'] * (size // 14)) + b"}"
     name = rng.choice(_FIELDS[1:]).encode()
@@ -286,7 +397,9 @@ def _token(rng: random.Random) -> str:
     if draw == 3:
         return hs256(rng.choice((_written(rng), _bomb(rng)[:5000])))
     if draw == 4:
-        claims[rng.choice(("sub", "exp", "nbf", "vendor_id", "locations", "permissions", "jti"))] = _value(rng, 2)
+        claims[rng.choice(("sub", "exp", "nbf", "vendor_id", "locations", "permissions", "jti"))] = _value(
+            rng, 2
+        )
         return hs256(claims, secret=SECRET.encode())
     return rng.choice(("a.b.c", ".".join("abcd"), "." * 9000, "a" * 9000))
 

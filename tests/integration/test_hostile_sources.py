@@ -1,5 +1,5 @@
-"""Names that try to leave their quotes, in source files and in the tables that these name: what is so named works,
-what can not be so named is refused, and nothing that a name says is ever executed."""
+"""Names that try to leave their quotes, in source files and in the tables that these name: what is so named
+works, what can not be so named is refused, and nothing that a name says is ever executed."""
 
 from typing import Any, Final
 
@@ -17,12 +17,57 @@ from tests.support.capture import logged
 
 DROP: Final = "DROP TABLE public.canary; --"
 NAMES: Final = (
-    *('"', '""', f'"; {DROP}', f'""; {DROP}', f"'; {DROP}", f"''; {DROP}", f"\\'; {DROP}", f"\\\\'; {DROP}", "\\"),
-    *(f"$function$; {DROP}", f"$function_$; {DROP}", f"$$; {DROP}", "$function", "$1", ":x", "%s", "%(x)s", "?"),
+    *(
+        '"',
+        '""',
+        f'"; {DROP}',
+        f'""; {DROP}',
+        f"'; {DROP}",
+        f"''; {DROP}",
+        f"\\'; {DROP}",
+        f"\\\\'; {DROP}",
+        "\\",
+    ),
+    *(
+        f"$function$; {DROP}",
+        f"$function_$; {DROP}",
+        f"$$; {DROP}",
+        "$function",
+        "$1",
+        ":x",
+        "%s",
+        "%(x)s",
+        "?",
+    ),
     *("{}", "{0}", "{item}", "{since}", "{quote}", "}}{{", "--", "/*", "*/", ";", ",", ")", "(", "a.b"),
-    *("public.canary", "select", "user", "new_rows", "t", "n", "version", "here", "item", "l", "gateway", "NULL"),
+    *(
+        "public.canary",
+        "select",
+        "user",
+        "new_rows",
+        "t",
+        "n",
+        "version",
+        "here",
+        "item",
+        "l",
+        "gateway",
+        "NULL",
+    ),
     *(" ", "tab\t", "line\n", "\r\n", "\x01", "\x7f", "CaSe", "1", 'U&"\\0041"', "E'\\''", "\\u0000", "\\n"),
-    *("é" * 29, "x" * 59, "😀" * 14, "\u202e", "\ufeff", "\u2028", "e\u0301", "\ufb01", "＂", "ʼ", "\ud7ff"),
+    *(
+        "é" * 29,
+        "x" * 59,
+        "😀" * 14,
+        "\u202e",
+        "\ufeff",
+        "\u2028",
+        "e\u0301",
+        "\ufb01",
+        "\uff02",
+        "\u02bc",
+        "\ud7ff",
+    ),
 )
 FITTING: Final = st.text(
     st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=63
@@ -101,7 +146,9 @@ async def test_what_is_not_there_is_refused(pg: Any, name: str) -> None:
     await pg.execute("CREATE TABLE public.plain (id text PRIMARY KEY)")
     columns = {"product_id": "id"}
     with pytest.raises(AttachRefused, match="has no column"):
-        await attach(pg, source_of(name, **columns).model_copy(update={"schema_name": "public", "table": "plain"}))
+        await attach(
+            pg, source_of(name, **columns).model_copy(update={"schema_name": "public", "table": "plain"})
+        )
     await assert_unharmed(pg)
 
 

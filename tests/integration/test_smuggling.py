@@ -1,8 +1,7 @@
-"""Requests that a proxy might read otherwise than we do, answers that a client might write: raw bytes, and what
-must come of them. See docs/conformance.md."""
+"""Requests that a proxy might read otherwise than we do, answers that a client might write: raw bytes, and
+what must come of them. See docs/conformance.md."""
 
 import asyncio
-import base64
 import contextlib
 import re
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ import pytest
 
 from load.frames import CLOSE, PONG, TEXT, Frame, FrameReader, client_frame
 from tests.support.gate import Gate, Raw, make_gate
+from tests.support.tokens import base64url
 
 HOST: Final = "Host: x\r\n"
 UPGRADE: Final = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -110,8 +110,8 @@ CASES: Final = (
     Case("a list of versions", handshake(version="Sec-WebSocket-Version: 13, 13\r\n"), (400,)),
     Case("no version", handshake(version=""), (400,)),
     Case("two upgrades", handshake(upgrade=f"Upgrade: websocket\r\n{UPGRADE}"), (426,)),
-    Case("an upgrade to something else", handshake(upgrade=UPGRADE.replace("websocket", "h2c")), (404,), True),
-    Case("other letters' case", handshake(upgrade="uPGRADE: WebSocket\r\ncONNECTION: a, upgrade\r\n"), (101,)),
+    Case("another upgrade", handshake(upgrade=UPGRADE.replace("websocket", "h2c")), (404,), True),
+    Case("other letters' case", handshake(upgrade="uPGRADE: WebSocket\r\ncONNECTION: upgrade\r\n"), (101,)),
 
     # The request's line: RFC 9112 section 3.
     Case("HTTP/1.0", handshake(line="GET /realtime HTTP/1.0"), (505,)),
@@ -225,12 +225,12 @@ class TestInjection:
             "Sec-WebSocket-Protocol: inventory.v1\r\n",
             "Sec-WebSocket-Protocol: a, inventory.v1, b\r\n",
             "Sec-WebSocket-Protocol: INVENTORY.V1, inventory.v1\r\n",
-            f"Sec-WebSocket-Protocol: inventory.v1, bearer.{base64.urlsafe_b64encode(EVIL.encode()).decode()}\r\n",
+            f"Sec-WebSocket-Protocol: inventory.v1, bearer.{base64url(EVIL.encode())}\r\n",
         ],
     )
     async def test_the_subprotocol_is_ours_or_none(self, gate: Gate, more: str) -> None:
         async with gate.raw() as (reader, writer):
-            writer.write(handshake(more.replace("=", "")))
+            writer.write(handshake(more))
             head = await reader.readuntil(b"\r\n\r\n")
         assert head.split(b"\r\n")[1:] == [
             b"Upgrade: websocket",
@@ -284,7 +284,8 @@ class TestInjection:
 
 
 async def messages_of(reader: asyncio.StreamReader, count: int) -> list[dict[str, object]]:
-    frames, found = FrameReader(), []
+    frames = FrameReader()
+    found: list[Frame] = []
     async with asyncio.timeout(5):
         while len(found) < count:
             found += [f for f in frames.feed(await reader.read(65536)) if f.opcode in (TEXT, CLOSE)]
