@@ -129,7 +129,7 @@ def _algorithms(jwk: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _is_unfit(jwk: Mapping[str, Any]) -> bool:
-    """An RSA key that is too short, or so long that it takes its time. The library only warns of the former."""
+    """An RSA key that is too short, or so long that it takes its time; the library warns of the former."""
     if jwk["kty"] != "RSA":
         return False
     long_enough = MIN_RSA_BITS <= _bits(jwk.get("n")) <= MAX_RSA_BITS
