@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import logging
 import os
 import random
 import sys
@@ -13,9 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import structlog
-
-from tests.fuzz.harness import Harness, QuickLoop, harness
+from tests.fuzz.harness import Harness, QuickLoop, harness, hear_errors
 from tests.fuzz.inputs import draw_input
 from tests.support.memory import resident_bytes
 
@@ -109,8 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of all of them (1)")
     parser.add_argument("--only", type=int, help="the one input of that number")
     options = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    logging.basicConfig(handlers=[logging.NullHandler()])
+    hear_errors()
     with asyncio.Runner(loop_factory=QuickLoop) as runner:
         if options.only is not None:
             return runner.run(only(options.seed, options.only))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 import orjson
+import structlog
 from starlette.applications import Starlette
 
 from gateway.auth.authority import Authority
@@ -28,7 +29,7 @@ from tests.fuzz.inputs import KNOWN_TOPICS
 from tests.support.replica import FakeFeed, stock
 from tests.support.tokens import SECRET
 
-__all__ = ["Broken", "Harness", "QuickLoop", "harness"]
+__all__ = ["Broken", "Harness", "QuickLoop", "harness", "hear_errors"]
 
 # How often the loop may turn before an input must be dealt with.
 TURNS: Final = 2000
@@ -141,6 +142,16 @@ class _Complaints(logging.Handler):
         text = record.getMessage()
         if text not in ("Invalid HTTP request received.", "Unsupported upgrade request."):
             self.said.append(f"{record.name}: {text}")
+
+
+def hear_errors() -> None:
+    """What the gateway logs as an error is one more thing that must not be. For processes of the fuzzer alone."""
+    structlog.configure(
+        processors=[structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    logging.basicConfig(handlers=[logging.NullHandler()])
 
 
 class Harness:
