@@ -14,7 +14,8 @@ from gateway.auth.errors import BadToken, NoKeySet
 __all__ = ["KeyRing", "SigningKey", "read_key_set", "secret_key"]
 
 MIN_RSA_BITS: Final = 2048  # RFC 7518 3.3
-# What it costs to check a signature grows with both. OpenSSL has the same limits, the second for long keys.
+# What it costs to check a signature grows with both. OpenSSL has the first limit as well, and the second only
+# above 3072 bits: below, an exponent as long as the key makes it 100 times as much.
 MAX_RSA_BITS: Final = 16_384
 MAX_RSA_EXPONENT_BITS: Final = 64
 MAX_KEYS: Final = 64

@@ -81,8 +81,9 @@ def take_sample(number: int) -> Sample:
     return Sample(number, len(gc.get_objects()), resident_bytes(os.getpid()))
 
 
-def report(run: Run, inputs: int) -> int:
+def report(run: Run) -> int:
     """Prints it; the exit code."""
+    inputs = run.kinds.total()
     print(f"{inputs} inputs in {run.seconds:.0f} s: {inputs / run.seconds:.0f} inputs/s")
     for heading, counts in (("sent", run.kinds), ("came of it", run.outcomes)):
         print(f"{heading}: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     with asyncio.Runner(loop_factory=QuickLoop) as runner:
         if options.only is not None:
             return runner.run(only(options.seed, options.only))
-        return report(runner.run(fuzz(options.inputs, options.seed)), options.inputs)
+        return report(runner.run(fuzz(options.inputs, options.seed)))
 
 
 async def only(seed: int, number: int) -> int:

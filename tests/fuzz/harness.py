@@ -25,7 +25,7 @@ from gateway.server import HttpServer
 from load.frames import CLOSE, PONG, TEXT, FrameReader
 from protocol.dialects.inventory_v1 import InventoryV1
 from protocol.principal import Principal
-from tests.fuzz.inputs import KNOWN_TOPICS
+from tests.fuzz.messages import KNOWN_TOPICS
 from tests.support.replica import FakeFeed, stock
 from tests.support.tokens import SECRET
 
@@ -145,7 +145,7 @@ class _Complaints(logging.Handler):
 
 
 def hear_errors() -> None:
-    """What the gateway logs as an error is one more thing that must not be. For processes of the fuzzer alone."""
+    """What the gateway logs as an error is one more thing that must not be. For processes of the fuzzer."""
     structlog.configure(
         processors=[structlog.stdlib.render_to_log_kwargs],
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
