@@ -75,7 +75,10 @@ class _HttpConnection(HttpToolsProtocol):
         self._disarm()
         websocket = self.parser.should_upgrade() and self._should_upgrade()
         # What is raised here is answered by 400, and the connection closed.
-        check_head(self.url, self.parser.get_http_version(), self.headers, websocket=websocket)
+        parser = self.parser
+        check_head(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers, websocket=websocket
+        )
         if websocket and not getattr(self.cycle, "response_complete", True):  # None before the first request
             raise BadRequest("an upgrade behind a request that is not answered: its answer would be a frame")
         super().on_headers_complete()

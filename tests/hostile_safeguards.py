@@ -73,8 +73,15 @@ HOSTILE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hostile: a handshake has no content",
         "gateway/request_head.py",
+        "    if (websocket or method not in _WITH_CONTENT) and any(\n",
+        "    if method not in _WITH_CONTENT and not websocket and any(\n",
+        (_SMUGGLING,),
+    ),
+    Mutation(
+        "hostile: a GET has no content",
+        "gateway/request_head.py",
+        "    if (websocket or method not in _WITH_CONTENT) and any(\n",
         "    if websocket and any(\n",
-        "    if False and any(\n",
         (_SMUGGLING,),
     ),
     Mutation(

@@ -74,6 +74,11 @@ CASES: Final = (
     Case("length beyond 64 bits", handshake("Content-Length: 99999999999999999999\r\n"), (400,)),
     Case("CL.TE without an upgrade", OTHER[:-2] + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
          b"0\r\n\r\n" + OTHER, (400,)),
+    Case("content of a GET", OTHER[:-2] + LENGTH_OF_OTHER.encode() + b"\r\n" + OTHER, (400,)),
+    Case("content of a POST", b"POST" + OTHER[3:-2] + LENGTH_OF_OTHER.encode() + b"\r\n" + OTHER + OTHER,
+         (404, 404), True),
+    Case("an upgrade in content", b"POST" + OTHER[3:-2] + b"Content-Length: %d\r\n\r\n" % len(handshake())
+         + handshake(), (404,), True),
     Case("a request behind Connection: close", OTHER[:-2] + b"Connection: close\r\n\r\n" + OTHER, (404,)),
 
     # Lines and fields: RFC 9112 sections 2.2 and 5.
