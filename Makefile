@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 # Two workers: the suites start their own servers, and more of them than cores only wait for each other.
 WORKERS ?= 2
 
-.PHONY: install run test faults mutations soak check audit sbom bench bench-quick lock specs clean
+.PHONY: install run test faults mutations soak conformance fuzz fuzz-atheris check audit sbom bench bench-quick \
+        lock specs clean
 
 install: $(STAMP)
 
@@ -50,6 +51,19 @@ mutations: $(STAMP)
 MINUTES ?= 10
 soak: $(STAMP)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
+
+conformance: $(STAMP)
+	$(BIN)/python -m tests.conformance
+
+INPUTS ?= 1000000
+SEED ?= 1
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) $(ARGS)
+
+# Led by coverage; it brings the one package that the locks do not have.
+fuzz-atheris: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/python -m tests.fuzz.atheris_run -max_total_time=600 $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m load $(ARGS)

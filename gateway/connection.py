@@ -20,6 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
+from gateway.frames import pong_frame
 from gateway.handshake import Handshake, Rejection, switching_protocols
 from gateway.identifying import Identifying
 from gateway.incoming import Incoming, websocket_logger
@@ -275,8 +276,11 @@ class ClientConnection(Identifying):
         if self._messages is not None and (wait := self._messages.take()) > 0:
             self._rate_limited(wait)
             return
-        if opcode is Opcode.PING or opcode is Opcode.PONG:
-            return  # the Sans-I/O protocol has queued the pong
+        if opcode is Opcode.PING:
+            self._outgoing.write(pong_frame(bytes(frame.data)))
+            return
+        if opcode is Opcode.PONG:
+            return
         message = incoming.message(frame)
         if message is not None:
             self._message_received(*message)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.datastructures import Headers
 
 from gateway.origins import OriginPolicy
+from gateway.request_head import origin_form
 from protocol.dialects import Dialect
 
 __all__ = ["Handshake", "Rejection", "read_handshake", "switching_protocols"]
@@ -45,15 +46,15 @@ def read_handshake(
     path: str, headers: Headers, dialects: Mapping[str, Dialect], origins: OriginPolicy
 ) -> Handshake | Rejection:
     """`dialects` by subprotocol, the default one first."""
-    url = urlsplit(path)
-    if url.path != PATH:
+    place, _, asked = origin_form(path).partition("?")
+    if place != PATH:
         return Rejection(HTTPStatus.NOT_FOUND, f"WebSocket connections are made to {PATH}", "")
     if not all(origins.allows(origin, _last(headers, "Host")) for origin in headers.get_all("Origin")):
         return Rejection(HTTPStatus.FORBIDDEN, "this origin may not connect", "origin")
     offered = [name.strip() for line in headers.get_all("Sec-WebSocket-Protocol") for name in line.split(",")]
     subprotocol = next((name for name in offered if name in dialects), None)
     default = next(iter(dialects.values()))
-    query = parse_qs(url.query)
+    query = parse_qs(asked)
     return Handshake(
         dialect=dialects[subprotocol] if subprotocol is not None else default,
         subprotocol=subprotocol,

@@ -14,6 +14,21 @@ websocket_logger.setLevel(logging.WARNING)
 LATE_BYTES: Final = 64 * 1024
 
 
+class _Framing(Protocol):
+    """websockets' rules for frames, but two that are RFC 6455's own (cases 5.6 and 7.1.5 of Autobahn)."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PING:
+            # Answered in its turn (ClientConnection): what follows it must not be answered before it.
+            self.events.append(frame)
+            return
+        if frame.opcode is Opcode.CLOSE:
+            # Control frames may stand between the fragments of a message (5.4), this one too; the rest of the
+            # message never comes. websockets takes that for an error.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class Incoming:
     """What a client has begun to say: websockets' Sans-I/O protocol, and a message of which parts are there.
 
@@ -25,7 +40,7 @@ class Incoming:
 
     def __init__(self, max_message_bytes: int) -> None:
         """0 stands for no limit."""
-        self.protocol = Protocol(Side.SERVER, max_size=max_message_bytes or None, logger=websocket_logger)
+        self.protocol = _Framing(Side.SERVER, max_size=max_message_bytes or None, logger=websocket_logger)
         self.hung_up = False  # nothing of it is read any more
         self._unfinished = 0  # bytes of a frame that is not complete
         self._opcode = Opcode.TEXT  # of the message that the fragments are of
@@ -42,7 +57,8 @@ class Incoming:
         return self.protocol.state is not State.OPEN
 
     def receive(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. The protocol may have something to say afterwards."""
+        """The frames that are complete now; pings are the caller's to answer. The protocol may have something
+        to say afterwards."""
         self.protocol.receive_data(data)
         frames = cast("list[Frame]", self.protocol.events_received())
         self._unfinished += len(data)

@@ -1,5 +1,4 @@
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 __all__ = ["OriginPolicy"]
 
@@ -20,4 +19,5 @@ class OriginPolicy:
         if origin is None or self.anybody:
             return True
         origin = origin.lower()
-        return origin in self._allowed or (host is not None and urlsplit(origin).netloc == host.lower() != "")
+        _, _, authority = origin.partition("://")
+        return origin in self._allowed or (host is not None and authority == host.lower() != "")

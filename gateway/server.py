@@ -16,6 +16,8 @@ from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.request_head import BadRequest, check_head
+
 __all__ = ["HttpServer", "WebSocketProtocol"]
 
 # A connection that has not sent a whole request head by then is closed, in s.
@@ -74,6 +76,14 @@ class _HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._disarm()
+        websocket = self.parser.should_upgrade() and self._should_upgrade()
+        # What is raised here is answered by 400, and the connection closed.
+        parser = self.parser
+        check_head(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers, websocket=websocket
+        )
+        if websocket and not getattr(self.cycle, "response_complete", True):  # None before the first request
+            raise BadRequest("an upgrade behind a request that is not answered: its answer would be a frame")
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -71,8 +72,21 @@ _KEY_FIELDS: Final = {
     "location": ("location_id",),
 }
 
-# An identifier of Postgres holds 63 bytes; a zero byte can not even be quoted.
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00]+$")]
+
+def _in_bytes(name: str) -> str:
+    if len(name.encode()) > _IDENTIFIER_BYTES:
+        raise ValueError(f"a name has up to {_IDENTIFIER_BYTES} bytes: {len(name.encode())} are too many")
+    return name
+
+
+# What is longer Postgres cuts off without an error, and means another table then (manual, section 4.1.1).
+_IDENTIFIER_BYTES: Final = 63
+
+# A zero byte can not even be quoted.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Identifier = Annotated[
+    Text, StringConstraints(min_length=1, max_length=_IDENTIFIER_BYTES), AfterValidator(_in_bytes)
+]
 
 
 class _Strict(BaseModel):
@@ -82,7 +96,7 @@ class _Strict(BaseModel):
 class Constant(_Strict):
     """A field that is the same for every row, such as the vendor of a shop that has only one."""
 
-    value: str | int | bool
+    value: Text | int | bool
 
 
 class Column(_Strict):
@@ -94,7 +108,7 @@ class Column(_Strict):
 
     column: Identifier
     scale: int | None = Field(default=None, ge=1, le=1_000_000)
-    words: Mapping[str, str] | None = None
+    words: Mapping[Text, Text] | None = None
 
 
 class Shape(BaseModel):

@@ -7,6 +7,7 @@ mutation written anew.
 from typing import Final
 
 from tests.capture_safeguards import CAPTURE_SAFEGUARDS
+from tests.hostile_safeguards import HOSTILE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
@@ -376,6 +377,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
     *CAPTURE_SAFEGUARDS,
+    *HOSTILE_SAFEGUARDS,
     *IDENTITY_SAFEGUARDS,
     *SIGNATURE_SAFEGUARDS,
     *TLS_SAFEGUARDS,

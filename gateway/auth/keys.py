@@ -14,6 +14,10 @@ from gateway.auth.errors import BadToken, NoKeySet
 __all__ = ["KeyRing", "SigningKey", "read_key_set", "secret_key"]
 
 MIN_RSA_BITS: Final = 2048  # RFC 7518 3.3
+# What it costs to check a signature grows with both. OpenSSL has the first limit as well, and the second only
+# above 3072 bits: below, an exponent as long as the key makes it 100 times as much.
+MAX_RSA_BITS: Final = 16_384
+MAX_RSA_EXPONENT_BITS: Final = 64
 MAX_KEYS: Final = 64
 _OF_CURVE: Final = {"P-256": ("ES256",), "P-384": ("ES384",), "Ed25519": ("EdDSA", "Ed25519")}
 _OF_RSA: Final = ("RS256", "PS256")
@@ -93,7 +97,7 @@ def _usable(published: Sequence[Any], algorithms: frozenset[str]) -> Iterator[Si
         if not isinstance(jwk, dict) or not _is_for_signatures(jwk):
             continue
         fitting = _algorithms(jwk) & algorithms
-        if not fitting or _is_short(jwk):
+        if not fitting or _is_unfit(jwk):
             continue
         try:
             key = _import(jwk)
@@ -125,15 +129,20 @@ def _algorithms(jwk: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(possible) if named is None else frozenset(a for a in possible if a == named)
 
 
-def _is_short(jwk: Mapping[str, Any]) -> bool:
-    """Looked at before the library does, which only warns."""
-    modulus = jwk.get("n")
-    if jwk["kty"] != "RSA" or not isinstance(modulus, str):
+def _is_unfit(jwk: Mapping[str, Any]) -> bool:
+    """An RSA key that is too short, or so long that it takes its time; the library warns of the former."""
+    if jwk["kty"] != "RSA":
         return False
+    long_enough = MIN_RSA_BITS <= _bits(jwk.get("n")) <= MAX_RSA_BITS
+    return not long_enough or _bits(jwk.get("e")) > MAX_RSA_EXPONENT_BITS
+
+
+def _bits(number: Any) -> int:
+    """Of a base64url number (RFC 7518 section 2); 0 for anything else."""
     try:
-        return int.from_bytes(urlsafe_b64decode(modulus + "=="), "big").bit_length() < MIN_RSA_BITS
-    except ValueError:
-        return True
+        return int.from_bytes(urlsafe_b64decode(number + "=="), "big").bit_length()
+    except (TypeError, ValueError):
+        return 0
 
 
 def _import(jwk: dict[str, Any]) -> RSAKey | ECKey | OKPKey:

@@ -245,6 +245,17 @@ class TestBadInput:
             await client.send(['{"type":', '"ping",', '"id":"f"}'])
             assert (await next_message(client, "pong"))["id"] == "f"
 
+    async def test_each_is_answered_in_its_turn(self, gate: Gate) -> None:
+        """A ping between fragments before their message, one behind a message after its answer."""
+        async with gate.raw_websocket() as (reader, writer):
+            await reader.readuntil(b"welcome")
+            writer.write(
+                frame(b'{"type":"ping",', fin=False) + frame(b"first", opcode=9)
+                + frame(b'"id":"second"}', opcode=0) + frame(b"third", opcode=9)
+            )  # fmt: skip
+            said = await asyncio.wait_for(reader.readuntil(b"\x8a\x05third"), 5)
+        assert said.index(b"\x8a\x05first") < said.index(b'"second"')
+
     async def test_others_hear_everything_meanwhile(self, gate: Gate) -> None:
         gate.feed.rows[TOPIC] = [stock("A", 1)]
         async with gate.connect(f"/realtime?topics={TOPIC}") as good:

@@ -52,6 +52,20 @@ def test_fragments_make_one_message() -> None:
     assert messages(Incoming(0), FRAGMENTS) == [(MESSAGE, False)]
 
 
+def test_a_ping_is_the_callers_to_answer_in_its_turn() -> None:
+    incoming = Incoming(0)
+    frames = incoming.receive(FRAGMENTS + client_frame(b"", Opcode.PING))
+    assert [Opcode(frame.opcode).name for frame in frames] == ["TEXT", "PING", "CONT", "CONT", "PING"]
+    assert incoming.protocol.data_to_send() == []
+
+
+def test_a_close_between_fragments_is_a_close() -> None:
+    """RFC 6455 5.4: the rest of the message never comes, which is no error."""
+    incoming = Incoming(0)
+    incoming.receive(fragment(MESSAGE[:4], Opcode.TEXT, fin=False) + client_frame(b"\x03\xe9", Opcode.CLOSE))
+    assert incoming.protocol.data_to_send() == [b"\x88\x02\x03\xe9", b""]
+
+
 @pytest.mark.parametrize("fin", [True, False])
 def test_a_binary_message_is_one_to_its_end(fin: bool) -> None:
     stream = fragment(b"a", Opcode.BINARY, fin=fin)

@@ -108,6 +108,13 @@ class TestRefusedSources:
             (STOCK | {"table": ""}, "table: String should have at least 1 character"),
             (STOCK | {"table": "x" * 64}, "table: String should have at most 63 characters"),
             (STOCK | {"table": "a\0b"}, "table: String should match"),
+            (STOCK | {"table": "é" * 32}, "table: a name has up to 63 bytes: 64 are too many"),
+            (with_columns(STOCK, on_hand="é" * 32), "columns.on_hand.column: a name has up to 63 bytes"),
+            (with_columns(PRODUCT, sku={"value": "a\0b"}), "columns.sku"),
+            (
+                with_columns(PRODUCT, status={"column": "s", "words": {"a": "b\0"}}),
+                "columns.status.words.a: String should match",
+            ),
             (STOCK | {"topics": ["products"]}, "topics.0: Input should be"),
             (STOCK | {"key": ["qty"]}, "key: must be the columns of product_id: Item"),
             (STOCK | {"version_column": "qty"}, "version_column: 'qty' is a mapped column"),

@@ -180,6 +180,13 @@ class TestKeys:
         modulus = base64url(numbers.n.to_bytes(128, "big"))
         assert keys_of(RSA.public(n=modulus)) == []
 
+    @pytest.mark.parametrize(
+        "long", [{"n": "z" * 3000}, {"e": base64url((2**71 + 1).to_bytes(9))}, {"n": None}, {"n": 7}]
+    )
+    def test_an_rsa_key_that_is_too_long_or_has_no_length_is_passed_over(self, long: dict[str, Any]) -> None:
+        """RSA takes time with the length of its numbers: a published key must not hold up the loop."""
+        assert keys_of(RSA.public() | long) == []
+
     def test_a_point_that_is_not_on_the_curve(self) -> None:
         """3.4: what goes into a cryptographic operation is validated."""
         wrong = EC.public(x=EC.public()["y"])
