@@ -1,9 +1,9 @@
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["Buckets", "ConnectionLimits", "MessageLimit", "Refusal", "TokenBucket"]
+__all__ = ["Buckets", "ConnectionLimits", "Loads", "MessageLimit", "Refusal", "TokenBucket"]
 
 # Seconds worth of tokens a bucket holds: a client that subscribes to a page of topics at once is no abuser.
 BURST_S: Final = 10
@@ -92,6 +92,35 @@ class Buckets(Generic[B]):
                 return
             if self._held[oldest].is_full() or len(self._held) >= self._most:
                 del self._held[oldest]
+
+
+class Loads:
+    """What is under way for whom, of what costs the servers: so much for each at a time."""
+
+    def __init__(self, each: int) -> None:
+        """0 stands for no limit."""
+        self._each = each
+        self._holders: dict[str, str] = {}  # by what is under way
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, name: str, holder: str) -> bool:
+        """False: as many are under way for this one as may be."""
+        if not self._each:
+            return True
+        if self._counts[holder] >= self._each:
+            return False
+        self._counts[holder] += 1
+        self._holders[name] = holder
+        return True
+
+    def end(self, name: str) -> None:
+        """It is done with, or was before."""
+        holder = self._holders.pop(name, None)
+        if holder is None:
+            return
+        self._counts[holder] -= 1
+        if not self._counts[holder]:
+            del self._counts[holder]
 
 
 class MessageLimit(TokenBucket):

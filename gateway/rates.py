@@ -6,17 +6,29 @@ import ipaddress
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from gateway.limits import Buckets, TokenBucket
-from protocol.errors import ProtocolError
+from gateway.setting_groups import LimitSettings
+from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal
 
-__all__ = ["Done", "RateKind", "RateLimit", "Rates", "SharedRates", "holder", "network_of"]
+__all__ = [
+    "TIMEOUT_S",
+    "Done",
+    "RateKind",
+    "RateLimit",
+    "Rates",
+    "SharedRates",
+    "holder",
+    "network_of",
+    "rate_limited",
+    "shared_limits",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +39,9 @@ RETRY_S: Final = 1.0
 # Questions on their way to Redis, and holders of limits that are remembered.
 MOST_PENDING: Final = 10_000
 MOST_HELD: Final = 100_000
+# Seconds worth of a shared limit that may be taken at once. An address may stand for a whole company, and all
+# its clients come at once after a restart.
+BURST_S: Final = 100
 
 # Is told the seconds to wait; 0: it may go on, and what it costs is taken.
 Done = Callable[[float], None]
@@ -36,11 +51,10 @@ class RateKind(StrEnum):
     """What is limited; labels of metrics, and parts of keys in Redis."""
 
     HANDSHAKES = "handshakes"
-    AUTH = "auth"  # messages with a token
+    AUTH = "auth"  # tokens that are checked
     TICKETS = "tickets"
     HTTP = "http"  # requests
     ROWS = "rows"  # of snapshots
-    PUBLISHES = "publishes"
 
 
 _Key = tuple[RateKind, str]
@@ -134,8 +148,9 @@ class Rates:
         self._refused: dict[str, int] = dict.fromkeys(self._limits, 0)
         self._unshared: dict[str, int] = dict.fromkeys(self._limits, 0)
 
-    def is_limited(self, kind: RateKind) -> bool:
-        return kind in self._limits
+    @property
+    def limited(self) -> Collection[RateKind]:
+        return self._limits.keys()
 
     def take(self, kind: RateKind, who: str, done: Done, *, cost: float = 1) -> None:
         """Calls `done`, at once or within TIMEOUT_S. `who`: see holder()."""
@@ -143,16 +158,30 @@ class Rates:
         if limit is None:
             done(0.0)
             return
+        if not self._answers:
+            done(self.take_nowait(kind, who, cost=cost))
+            return
         key = (kind, _digest(who))
         held = self._hold(key, limit)
         wait_s = held.take(cost)
-        if wait_s <= 0 and self._answers:
+        if wait_s > 0:
+            self._count(kind, wait_s, alone=False)
+            done(wait_s)
+        else:
             self._ask(key, limit, held, cost, done)
-            return
+
+    def take_nowait(self, kind: RateKind, who: str, *, cost: float = 1) -> float:
+        """As take(), by what is known here; Redis hears of it afterwards. So all processes together let pass
+        what comes within one round trip more than the limit."""
+        limit = self._limits.get(kind)
+        if limit is None:
+            return 0.0
+        key = (kind, _digest(who))
+        wait_s = self._hold(key, limit).take(cost)
         self._count(kind, wait_s, alone=not self._answers)
         if wait_s <= 0:
             self._owe(key, cost)
-        done(wait_s)
+        return wait_s
 
     def charge(self, kind: RateKind, who: str, cost: float) -> None:
         """Takes what has been used already; the next one waits for it (wait_s)."""
@@ -281,6 +310,21 @@ class Rates:
 
     def _next_try(self) -> float:
         return self._clock() + self._retry_s * (0.5 + self._random())
+
+
+def rate_limited(message: str, wait_s: float) -> ProtocolError:
+    return ProtocolError(ErrorCode.RATE_LIMITED, message, retry_after_ms=int(wait_s * 1000) + 1)
+
+
+def shared_limits(settings: LimitSettings) -> dict[RateKind, RateLimit]:
+    """Those of one principal, of all processes together."""
+    rates = {
+        RateKind.AUTH: settings.auth_per_s,
+        RateKind.TICKETS: settings.tickets_per_s,
+        RateKind.HTTP: settings.http_requests_per_s,
+        RateKind.ROWS: settings.snapshot_rows_per_s,
+    }
+    return {kind: RateLimit(per_s, BURST_S * per_s) for kind, per_s in rates.items()}
 
 
 def holder(principal: Principal | None, address: str) -> str:

@@ -117,14 +117,15 @@ class TestTake:
 
     async def test_without_a_limit_nobody_is_asked_or_remembered(self) -> None:
         stand = Stand()
-        for kind in (RateKind.AUTH, RateKind.PUBLISHES):
+        for kind in (RateKind.AUTH, RateKind.TICKETS):
             assert await stand.take(kind=kind, cost=1e9) == 0
             stand.rates.charge(kind, "A", 1e9)
             assert stand.rates.wait_s(kind, "A") == 0
-            assert not stand.rates.is_limited(kind)
+            assert stand.rates.take_nowait(kind, "A") == 0
         await turns()
         assert stand.shared.asked == []
         assert len(stand.rates._held) == 0
+        assert set(stand.rates.limited) == {HTTP, ROWS}
 
     async def test_a_process_without_others_asks_nobody(self) -> None:
         stand = Stand(shared=False)
