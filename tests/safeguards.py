@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
+from tests.rate_safeguards import RATE_SAFEGUARDS
 
 __all__ = ["SAFEGUARDS", "Mutation"]
 
@@ -372,4 +373,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
     *IDENTITY_SAFEGUARDS,
+    *RATE_SAFEGUARDS,
 )
