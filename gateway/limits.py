@@ -1,12 +1,14 @@
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["ConnectionLimits", "MessageLimit", "Refusal", "TokenBucket"]
+__all__ = ["Buckets", "ConnectionLimits", "Loads", "MessageLimit", "Refusal", "TokenBucket"]
 
 # Seconds worth of tokens a bucket holds: a client that subscribes to a page of topics at once is no abuser.
 BURST_S: Final = 10
+# Bursts that can be owed beyond an empty bucket: nobody is shut out for longer. Also in take.lua.
+DEBTS: Final = 3
 
 
 class TokenBucket:
@@ -44,9 +46,81 @@ class TokenBucket:
             return 0.0
         return (needed - self._level) / self._rate
 
+    def owe(self, amount: float) -> None:
+        """Takes it whatever is there; up to DEBTS bursts can be owed."""
+        self.take(0)
+        self._level = max(self._level - amount, -DEBTS * self._burst)
+
     def is_full(self) -> bool:
         """Whether the bucket would behave like a new one."""
         return self._level + (self._clock() - self._then) * self._rate >= self._burst
+
+
+B = TypeVar("B", bound=TokenBucket)
+
+
+class Buckets(Generic[B]):
+    """A bucket for everybody who has taken something of late.
+
+    Memory is bounded: one is forgotten once it is full again, and beyond `most` the one used longest ago is,
+    which at worst forgives somebody a burst.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: OrderedDict[Hashable, B] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def find(self, who: Hashable) -> B | None:
+        return self._held.get(who)
+
+    def use(self, who: Hashable, make: Callable[[], B]) -> B:
+        bucket = self._held.get(who)
+        if bucket is None:
+            self._forget()
+            bucket = self._held[who] = make()
+        self._held.move_to_end(who)
+        return bucket
+
+    def _forget(self) -> None:
+        # Two for each newcomer, so that the table shrinks while strangers keep coming.
+        for _ in range(2):
+            oldest = next(iter(self._held), None)
+            if oldest is None:
+                return
+            if self._held[oldest].is_full() or len(self._held) >= self._most:
+                del self._held[oldest]
+
+
+class Loads:
+    """What is under way for whom, of what costs the servers: so much for each at a time."""
+
+    def __init__(self, each: int) -> None:
+        """0 stands for no limit."""
+        self._each = each
+        self._holders: dict[str, str] = {}  # by what is under way
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, name: str, holder: str) -> bool:
+        """False: as many are under way for this one as may be."""
+        if not self._each:
+            return True
+        if self._counts[holder] >= self._each:
+            return False
+        self._counts[holder] += 1
+        self._holders[name] = holder
+        return True
+
+    def end(self, name: str) -> None:
+        """It is done with, or was before."""
+        holder = self._holders.pop(name, None)
+        if holder is None:
+            return
+        self._counts[holder] -= 1
+        if not self._counts[holder]:
+            del self._counts[holder]
 
 
 class MessageLimit(TokenBucket):
@@ -96,11 +170,10 @@ class ConnectionLimits:
         self._max_connections = max_connections
         self._per_address = per_address
         self._rate = handshakes_per_address_per_s
-        self._max_addresses = max_addresses
         self._clock = clock
         self._connections = 0
         self._by_address: dict[str, int] = {}
-        self._handshakes: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._handshakes: Buckets[TokenBucket] = Buckets(max_addresses)
         self.refused = {"connections": 0, "address": 0, "handshake_rate": 0}
 
     def admit(self, address: str) -> Refusal | None:
@@ -140,18 +213,4 @@ class ConnectionLimits:
     def _handshake_wait(self, address: str) -> float:
         if self._rate <= 0:
             return 0.0
-        bucket = self._handshakes.get(address)
-        if bucket is None:
-            self._forget()
-            bucket = self._handshakes[address] = TokenBucket(self._rate, clock=self._clock)
-        self._handshakes.move_to_end(address)
-        return bucket.take()
-
-    def _forget(self) -> None:
-        # Two for each newcomer, so that the table shrinks while strangers keep coming.
-        for _ in range(2):
-            oldest = next(iter(self._handshakes), None)
-            if oldest is None:
-                return
-            if self._handshakes[oldest].is_full() or len(self._handshakes) >= self._max_addresses:
-                del self._handshakes[oldest]
+        return self._handshakes.use(address, lambda: TokenBucket(self._rate, clock=self._clock)).take()

@@ -13,6 +13,7 @@ What a key costs in bytes (Valkey 9, 64-bit), and when it expires:
     k  ticket    string  ~400                                    after half a minute, or when it is used
     w  request   string  ~150                                after 11 minutes
     v  revoked   stream  ~100 a revocation                       each some time after its token has ended
+    q  rate      string  ~130                                    when its limit is whole again
 
 Channels (`c`, `b`) cost nothing without subscribers, and about 150 bytes for each subscribed replica.
 """
@@ -79,6 +80,10 @@ class Keys:
 
     def revocations(self) -> str:
         return f"{self._buckets[0]}v"
+
+    def rate(self, kind: str, who: str) -> str:
+        """Of what one, named by a hash, has used of a limit."""
+        return f"{self._buckets[bucket_of(who)]}q:{kind}:{who}"
 
     def beacons(self, cluster: bool) -> tuple[str, ...]:
         """The channels of canaries and generations: one per bucket in a cluster, where each has its node."""

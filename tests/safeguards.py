@@ -10,6 +10,7 @@ from tests.capture_safeguards import CAPTURE_SAFEGUARDS
 from tests.hostile_safeguards import HOSTILE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
+from tests.rate_safeguards import RATE_SAFEGUARDS
 from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
 from tests.tls_safeguards import TLS_SAFEGUARDS
 from tests.view_safeguards import VIEW_SAFEGUARDS
@@ -382,4 +383,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     *SIGNATURE_SAFEGUARDS,
     *TLS_SAFEGUARDS,
     *VIEW_SAFEGUARDS,
+    *RATE_SAFEGUARDS,
 )

@@ -14,6 +14,7 @@ from protocol.topics import KEY_GRAMMAR
 
 __all__ = ["make_openapi"]
 
+_TOO_MANY = "more than the principal may ask for; see Retry-After"
 _MODELS: tuple[type[BaseModel], ...] = (ProductAnswer, PageOfStock, TicketAnswer, Problem, Status, Readiness)
 
 
@@ -83,6 +84,7 @@ def _client_paths() -> dict[str, Any]:
                     "401": _problem("credentials are missing or bad"),
                     "408": _problem("the body of a signed request did not come in time"),
                     "413": _problem("the body of a signed request is too large"),
+                    "429": _problem(_TOO_MANY),
                     "503": _problem("Redis is away; see Retry-After"),
                 },
             }
@@ -90,7 +92,10 @@ def _client_paths() -> dict[str, Any]:
         "/v1/operations": {
             "post": {
                 "summary": "Change stock; not in this version",
-                "responses": {"503": _problem("this version takes no operations")},
+                "responses": {
+                    "429": _problem(_TOO_MANY),
+                    "503": _problem("this version takes no operations"),
+                },
             }
         },
     }
@@ -134,6 +139,7 @@ def _get(
         400: "a parameter is wrong",
         401: "credentials are missing or bad",
         403: "the principal may not see this view",
+        429: _TOO_MANY,
         503: "Postgres or Redis is away; see Retry-After",
         **problems,
     }

@@ -21,7 +21,9 @@ from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.http.app import make_client_app
 from gateway.http.bodies import MAX_BODY_BYTES, read_body
 from gateway.http.credentials import Identification
+from gateway.http.limiting import RequestLimits
 from gateway.http.problems import EXCEPTION_HANDLERS
+from gateway.rates import Rates
 from protocol.principal import Principal
 from tests.support.credentials import MemoryCredentials
 from tests.support.http_shop import PUBLIC, FakeSource, assert_problem, product
@@ -151,7 +153,7 @@ class TestRefused:
 def echoing(*paths: str) -> Starlette:
     """Routes as others will be that need a body: it comes from read_body(), signed or not."""
     signatures = ServiceSignatures(read_service_keys(SERVICES), MemoryCredentials(), clock=lambda: NOW)
-    identify = Identification(PUBLIC, None, signatures)
+    identify = Identification(PUBLIC, None, signatures, limits=RequestLimits(Rates({})))
 
     async def echo(request: Request) -> Response:
         principal = await identify(request)
