@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals
 from gateway.auth.authority import Authority
 from gateway.auth.building import anonymous, make_authority
 from gateway.auth.entrance import Entrance
@@ -17,13 +19,13 @@ from gateway.auth.tickets import TicketOffice
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
+from gateway.edge_settings import edge_settings
 from gateway.errors import CommandFailed
 from gateway.http.app import make_client_app
 from gateway.http.ops import make_ops_app
 from gateway.http.ports import Readiness
 from gateway.http_source import TopicSnapshots
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.monitor import watch_loop, watch_round_trip
 from gateway.realtime import ClientLimits, Realtime
@@ -175,7 +177,12 @@ async def _replica(
             tickets = (
                 None if authority is None else TicketOffice(credentials, is_revoked=revocations.is_revoked)
             )
-            realtime = _make_realtime(settings, metrics, feed, authority, tickets)
+            connection_limits = ConnectionLimits(
+                max_connections=settings.max_connections,
+                per_address=settings.max_connections_per_address,
+                handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
+            )
+            realtime = _make_realtime(settings, metrics, feed, authority, tickets, connection_limits)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
@@ -218,7 +225,11 @@ async def _replica(
                 page=page is not None,
                 page_settings=page,
             )
-            server = HttpServer(app, websocket=ClientConnection, state={"realtime": realtime})
+            arrivals = Arrivals(edge_settings(settings), connection_limits)
+            metrics.watch(arrivals.statistics)
+            server = HttpServer(
+                app, websocket=ClientConnection, state={"realtime": realtime}, arrivals=arrivals
+            )
             yield _Replica(realtime, standing, server, services, metrics, settings.drain_s)
     finally:
         pool.terminate()
@@ -279,6 +290,7 @@ def _make_realtime(
     feed: TopicFeed,
     authority: Authority | None,
     tickets: TicketOffice | None,
+    connection_limits: ConnectionLimits,
 ) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
@@ -295,6 +307,7 @@ def _make_realtime(
             authority=authority,
             tickets=tickets,
             max_unauthenticated=settings.max_unauthenticated,
+            max_per_principal=settings.max_connections_per_principal,
             leeway_s=settings.jwt_leeway_s,
         ),
         limits=ClientLimits(
@@ -303,11 +316,7 @@ def _make_realtime(
             messages_per_s=settings.messages_per_s,
             snapshot_rows_per_s=settings.snapshot_rows_per_s,
         ),
-        connection_limits=ConnectionLimits(
-            max_connections=settings.max_connections,
-            per_address=settings.max_connections_per_address,
-            handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
-        ),
+        connection_limits=connection_limits,
         origins=settings.allowed_origins,
         heartbeat_s=settings.heartbeat_s,
         slow_client_s=settings.slow_client_s,

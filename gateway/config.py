@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.edge_settings import ConnectionSettings
 from gateway.errors import SettingsError
 from gateway.redact import redact
 from gateway.setting_groups import IdentitySettings, LimitSettings
@@ -31,7 +32,7 @@ PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
 
 
-class Settings(LimitSettings, IdentitySettings, BaseSettings):
+class Settings(ConnectionSettings, LimitSettings, IdentitySettings, BaseSettings):
     """Every setting of the gateway; units are in the names, and nothing else reads the environment.
 
     Options of the command line win over the environment, which wins over `..._FILE`. An empty variable

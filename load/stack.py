@@ -62,7 +62,8 @@ async def start_servers(*, products: int, locations: int) -> AsyncIterator[Serve
 
 @asynccontextmanager
 async def serve_process(servers: Servers, name: str, **settings: object) -> AsyncIterator[Gateway]:
-    """`serve` on free ports, ready for clients. `settings` are variables without prefix, in lower case."""
+    """`serve` on free ports, ready for clients. `settings` are variables without prefix, in lower case;
+    None: the default."""
     listen, ops_listen = (f"127.0.0.1:{port}" for port in free_ports(2))
     gateway_url, ops_url = f"http://{listen}", f"http://{ops_listen}"
     log = servers.directory / f"{name}.log"
@@ -88,9 +89,12 @@ def _environment(servers: Servers, settings: Mapping[str, object]) -> dict[str, 
         "drain_s": 0,
         "log_level": "warning",
         "log_format": "json",
+        # A load comes from a few addresses, as nobody else's clients do.
+        "max_connections_per_address": 0,
+        "handshakes_per_address_per_s": 0,
         **settings,
     }
-    return {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+    return {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
 
 def _opened(directory: Path) -> Path:

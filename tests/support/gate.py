@@ -12,10 +12,11 @@ import pytest
 from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 
+from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals, EdgeSettings
 from gateway.auth.entrance import Entrance
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
@@ -33,8 +34,9 @@ ANYBODY = Principal.anonymous(exact=True)
 class Gate:
     """A replica with an address."""
 
-    def __init__(self, realtime: Realtime, feed: FakeFeed, port: int) -> None:
+    def __init__(self, realtime: Realtime, arrivals: Arrivals, feed: FakeFeed, port: int) -> None:
         self.realtime = realtime
+        self.arrivals = arrivals
         self.feed = feed
         self.port = port
 
@@ -77,17 +79,19 @@ async def make_gate(
     connection_limits: ConnectionLimits | None = None,
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
-    request_timeout_s: float = 10,
+    edge: EdgeSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gate]:
     feed, metrics, dialect = FakeFeed(), GatewayMetrics(), InventoryV1()
+    connection_limits = connection_limits or ConnectionLimits()
+    arrivals = Arrivals(edge or EdgeSettings(), connection_limits)
     realtime = Realtime(
         make_hub=lambda told: Hub(feed, metrics, HubSettings(flush_s=0.01, canary_s=1.0), told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
         entrance=entrance or Entrance(anonymous=principal),
         limits=limits or ClientLimits(),
-        connection_limits=connection_limits or ConnectionLimits(),
+        connection_limits=connection_limits,
         origins=origins,
         **settings,
     )
@@ -96,7 +100,7 @@ async def make_gate(
         Starlette(),
         websocket=ClientConnection,
         state={"realtime": realtime},
-        request_timeout_s=request_timeout_s,
+        arrivals=arrivals,
     )
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
@@ -105,7 +109,7 @@ async def make_gate(
     await asyncio.sleep(0)
     realtime.hub.message(Beat("g", 1_700_000_000_000, 1))
     try:
-        yield Gate(realtime, feed, bound.getsockname()[1])
+        yield Gate(realtime, arrivals, feed, bound.getsockname()[1])
     finally:
         await server.stop(timeout_s=0.5)
         task.cancel()

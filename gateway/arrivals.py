@@ -1,0 +1,208 @@
+"""A connection from accept to the first byte of its request: who it is, and whether it may stay."""
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol, cast
+
+from gateway.addresses import Networks
+from gateway.admission import ConnectionLimits, Refusal
+from gateway.forwarded import ForwardedError, forwarded_client
+from gateway.proxy_protocol import ProxyHeaderError, read_proxy_header
+from gateway.sockets import direct_fd
+from gateway.waiting import Waiting
+
+__all__ = ["Arrival", "Arrivals", "Caller", "EdgeSettings", "Http", "too_many_requests"]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """How connections come in. `proxies` None: everybody is who it seems to be; 0 stands for no limit.
+
+    `request_timeout_s`: how long a request's head may take, from accept on; `keep_alive_s`: how long a
+    connection may be idle after an answer.
+    """
+
+    proxies: Networks = Networks(())  # noqa: RUF009 - it is never changed
+    proxy_protocol: bool = False
+    max_half_open: int = 0
+    max_idle: int = 0
+    request_timeout_s: float = 10.0
+    keep_alive_s: float = 75.0
+
+
+class Caller(NamedTuple):
+    """The other end of a connection. `address`: the client's, or that of the proxy it comes through.
+
+    `admitted`: it is counted in. `refusal`: it is not, and is told so as soon as it has said what it wants.
+    """
+
+    address: str
+    through_proxy: bool
+    admitted: bool = False
+    refusal: Refusal | None = None
+
+
+class Http(Protocol):
+    """What speaks HTTP from the first byte on (gateway.server)."""
+
+    def connection_made(self, transport: asyncio.Transport, /) -> None: ...
+    def data_received(self, data: bytes, /) -> None: ...
+
+
+class Arrivals:
+    """What the connections of one listening socket share before they are anything in particular."""
+
+    def __init__(self, settings: EdgeSettings, limits: ConnectionLimits | None = None) -> None:
+        self.settings = settings
+        self.limits = limits or ConnectionLimits()
+        self.heads = Waiting(
+            lambda transport: transport.abort(),
+            limit=settings.max_half_open,
+            timeout_s=settings.request_timeout_s,
+        )
+        self.idle = Waiting(
+            lambda transport: transport.close(), limit=settings.max_idle, timeout_s=settings.keep_alive_s
+        )
+        self._forwarded_ignored = 0
+        self._proxy_headers_refused = 0
+
+    def call(self, address: str) -> Caller:
+        """Who is at the other end, now that it is known which address that is; it is counted in here."""
+        if address in self.settings.proxies:
+            return Caller(address, through_proxy=True)
+        refusal = self.limits.admit(address)
+        return Caller(address, through_proxy=False, admitted=refusal is None, refusal=refusal)
+
+    def client(self, proxy: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        """Whom a trusted proxy speaks for; where it can not be told, it speaks for itself.
+
+        `headers` by names in lower case.
+        """
+        forwarded = [value.decode("latin-1") for name, value in headers if name == b"forwarded"]
+        others = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
+        proxies = self.settings.proxies
+        try:
+            return forwarded_client(proxy, proxies, forwarded=forwarded, x_forwarded_for=others)
+        except ForwardedError:
+            self._forwarded_ignored += 1
+            return proxy
+
+    def proxy_source(self, data: bytes) -> tuple[str | None, bytes] | None:
+        """What the PROXY header says, and what follows it; None: it is not complete.
+
+        Raises ProxyHeaderError.
+        """
+        try:
+            header = read_proxy_header(data)
+        except ProxyHeaderError:
+            self._proxy_headers_refused += 1
+            raise
+        return None if header is None else (header.source, data[header.size :])
+
+    def statistics(self) -> dict[str, float | Mapping[str, float]]:
+        """In the names of gateway.metrics."""
+        return {
+            "gateway_half_open_connections": len(self.heads),
+            "gateway_idle_http_connections": len(self.idle),
+            "gateway_connections_dropped": {
+                "no_request": self.heads.timed_out,
+                "half_open": self.heads.crowded_out,
+                "idle": self.idle.crowded_out,
+            },
+            "gateway_forwarded_ignored": self._forwarded_ignored,
+            "gateway_proxy_headers_refused": self._proxy_headers_refused,
+        }
+
+
+class Arrival(asyncio.Protocol):
+    """One connection that has not said anything yet, but for a PROXY header.
+
+    It is small, because a stranger can have thousands of it for nothing; HTTP begins with the first byte.
+    """
+
+    __slots__ = ("_arrivals", "_caller", "_http", "_transport", "_unread")
+
+    def __init__(self, arrivals: Arrivals, http: Callable[[Caller], Http]) -> None:
+        self._arrivals = arrivals
+        self._http = http
+        self._caller: Caller | None = None
+        self._unread: bytes | None = None  # of a PROXY header; None: there is none to come
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        arrivals = self._arrivals
+        peer = transport.get_extra_info("peername")
+        caller = arrivals.call(peer[0] if isinstance(peer, tuple) else "")
+        if caller.through_proxy and arrivals.settings.proxy_protocol:
+            self._unread = b""
+        if self._stays(caller):
+            arrivals.heads.add(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._caller is None:
+            return  # turned away
+        if self._unread is not None:
+            rest = self._read_header(self._unread + data, self._caller)
+            if not rest:
+                return
+            data = rest
+        http = self._http(self._caller)
+        http.connection_made(self._transport)
+        self._transport.set_protocol(cast("asyncio.BaseProtocol", http))
+        http.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrivals.heads.discard(self._transport)
+        if self._caller is not None and self._caller.admitted:
+            self._arrivals.limits.leave(self._caller.address)
+
+    def _stays(self, caller: Caller) -> bool:
+        """Whether it does; who is refused without words hears so, as cheaply as can be."""
+        if caller.refusal is None or caller.refusal.told:
+            self._caller = caller
+            return True
+        self._caller = None
+        self._arrivals.heads.discard(self._transport)
+        answer = too_many_requests(caller.refusal.retry_after_s)
+        fd = direct_fd(self._transport)
+        if fd < 0:
+            self._transport.write(answer)
+            self._transport.close()
+            return False
+        # Written past the transport, which would keep it until the end of the turn, and then drop it.
+        with suppress(OSError):
+            os.write(fd, answer)
+        self._transport.abort()
+        return False
+
+    def _read_header(self, data: bytes, proxy: Caller) -> bytes:
+        """What follows a PROXY header; nothing while it is not complete, or when it is none."""
+        try:
+            read = self._arrivals.proxy_source(data)
+        except ProxyHeaderError:
+            # It is no HTTP: there is nothing that a proxy would understand.
+            self._transport.abort()
+            return b""
+        if read is None:
+            self._unread = data
+            return b""
+        self._unread = None
+        source, rest = read
+        if source is None:  # a health check of the proxy's own, or somebody without an address
+            return rest
+        return rest if self._stays(self._arrivals.call(source)) else b""
+
+
+_TEXT: Final = (
+    "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nRetry-After: {}\r\nConnection: close\r\n\r\n"
+)
+
+
+def too_many_requests(retry_after_s: float) -> bytes:
+    """An answer to whatever was going to be asked."""
+    return _TEXT.format(max(1, math.ceil(retry_after_s))).encode()
