@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
 
-__all__ = ["Network", "Networks", "limit_key", "plain_address"]
+__all__ = ["Network", "Networks", "network_of", "plain_address"]
 
 Network = IPv4Network | IPv6Network
 
-# Whoever has an IPv6 address has the 2^64 of its network as well (RFC 6177, RFC 7707).
-_HOST_BITS = 64
+_HOST_BITS: Final = 64
 
 
 def plain_address(text: str) -> str | None:
@@ -24,8 +24,9 @@ def plain_address(text: str) -> str | None:
         return None
 
 
-def limit_key(address: str) -> str:
-    """What an address is counted as: IPv4 by itself, IPv6 by its /64. Text that is no address: as it is."""
+def network_of(address: str) -> str:
+    """What limits count an address as: an IPv4 address, or the first half of an IPv6 one, whose other half is
+    each client's to choose (RFC 4291 2.5.1). What is neither stands for itself."""
     if ":" not in address:
         return address
     try:

@@ -28,6 +28,7 @@ from gateway.http_source import TopicSnapshots
 from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
 from gateway.monitor import watch_loop, watch_round_trip
+from gateway.rates import TIMEOUT_S, Rates, shared_limits
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
 from gateway.sockets import bound_address
@@ -43,6 +44,7 @@ from listeners.lookout import Lookout
 from listeners.metrics import DESCRIPTIONS, bus_readings, loader_readings, relay_readings, verifier_readings
 from listeners.placed_pool import PlacedPool
 from listeners.pool import create_pool
+from listeners.rate_store import RateStore
 from listeners.redis_bus import RedisBus
 from listeners.redis_client import connect_redis, is_cluster_url
 from listeners.relay import Relay, RelaySettings
@@ -124,6 +126,16 @@ async def _open_credentials(settings: Settings) -> AsyncIterator[CredentialStore
         await client.aclose()
 
 
+@asynccontextmanager
+async def _open_rates(settings: Settings) -> AsyncIterator[Rates]:
+    """As open_store, with less patience: clients wait for some of the answers."""
+    client = connect_redis(settings.require_redis_url(), timeout_s=TIMEOUT_S, max_connections=4)
+    try:
+        yield Rates(shared_limits(settings), RateStore(client, Keys(settings.redis_prefix)))
+    finally:
+        await client.aclose()
+
+
 def make_relay(settings: Settings, store: TopicStore) -> Relay:
     """A candidate for the relay; run() stands for election."""
     return Relay(
@@ -163,7 +175,11 @@ async def _replica(
         settings.require_database_url(), purpose="loader", max_size=2 * LOADS, timeout_s=timeout_s
     )
     try:
-        async with open_store(settings) as store, _open_credentials(settings) as credentials:
+        async with (
+            open_store(settings) as store,
+            _open_credentials(settings) as credentials,
+            _open_rates(settings) as rates,
+        ):
             bus = RedisBus(
                 url, Keys(settings.redis_prefix), cluster=is_cluster_url(url), probe_timeout_s=timeout_s
             )
@@ -181,14 +197,16 @@ async def _replica(
                 max_connections=settings.max_connections,
                 per_address=settings.max_connections_per_address,
                 handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
+                shared=rates.take_handshake,
             )
-            realtime = _make_realtime(settings, metrics, feed, authority, tickets, connection_limits)
+            realtime = _make_realtime(settings, metrics, feed, authority, tickets, rates, connection_limits)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
             )
             metrics.watch(realtime.statistics)
             metrics.watch(realtime.entrance.statistics)
+            metrics.watch(rates.statistics)
             if authority is not None:
                 metrics.watch(authority.statistics)
                 metrics.watch(revocations.statistics)
@@ -220,6 +238,7 @@ async def _replica(
                 principal=anonymous(settings),
                 authority=authority,
                 tickets=tickets,
+                rates=rates,
                 low_stock=settings.low_stock,
                 allowed_origins=settings.allowed_origins,
                 page=page is not None,
@@ -290,12 +309,14 @@ def _make_realtime(
     feed: TopicFeed,
     authority: Authority | None,
     tickets: TicketOffice | None,
+    rates: Rates,
     connection_limits: ConnectionLimits,
 ) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
         canary_s=settings.canary_ms / 1000,
         low_stock=settings.low_stock,
+        max_loads=settings.max_loads_per_principal,
     )
     dialect = InventoryV1()
     return Realtime(
@@ -314,8 +335,9 @@ def _make_realtime(
             max_topics=settings.max_topics,
             max_message_bytes=settings.max_message_bytes,
             messages_per_s=settings.messages_per_s,
-            snapshot_rows_per_s=settings.snapshot_rows_per_s,
+            pending_bytes=settings.pending_bytes,
         ),
+        rates=rates,
         connection_limits=connection_limits,
         origins=settings.allowed_origins,
         heartbeat_s=settings.heartbeat_s,

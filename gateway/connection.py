@@ -25,12 +25,14 @@ from gateway.arrivals import Caller
 from gateway.handshake import Rejection, switching_protocols
 from gateway.identifying import Identifying
 from gateway.incoming import Incoming, websocket_logger
-from gateway.limits import MessageLimit, TokenBucket
+from gateway.limits import MessageLimit
 from gateway.outgoing import Delivery, Outgoing
+from gateway.rates import rate_limited
 from gateway.realtime import Realtime
 from gateway.sockets import unsent_bytes
 from gateway.turns import TURN_BYTES, Turns
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
+from protocol.principal import View
 from protocol.session import Authenticate, CloseWith, Event, Leave, Send, Session, Subscribe
 from protocol.subscription import Subscription
 
@@ -38,9 +40,6 @@ __all__ = ["ClientConnection"]
 
 log = structlog.get_logger(__name__)
 
-# What asyncio buffers beyond the kernel before a client counts as congested, in bytes.
-HIGH_WATER: Final = 64 * 1024
-LOW_WATER: Final = 16 * 1024
 # A peer that does not answer our close frame is dropped after this, in s.
 CLOSE_TIMEOUT_S: Final = 5.0
 # One that goes on sending regardless is dropped after this, in s: it has been told why, and is not read.
@@ -66,7 +65,6 @@ class ClientConnection(Identifying):
         "_messages",
         "_realtime",
         "_refusal",
-        "_rows",
         "_server_connections",
         "_shaken",
         "_stalled_at_bytes",
@@ -96,7 +94,6 @@ class ClientConnection(Identifying):
         self._outgoing: Outgoing | None = None
         self._deliveries: dict[Subscription, Delivery] = {}
         self._messages = MessageLimit(limits.messages_per_s) if limits.messages_per_s else None
-        self._rows = TokenBucket(limits.snapshot_rows_per_s) if limits.snapshot_rows_per_s else None
         self._turns: Turns | None = None  # what was received at once and is more than one
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
@@ -107,7 +104,8 @@ class ClientConnection(Identifying):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._server_connections.add(self)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        pending_bytes = self._realtime.limits.pending_bytes
+        self.transport.set_write_buffer_limits(high=pending_bytes, low=pending_bytes // 4)
 
     def data_received(self, data: bytes) -> None:
         protocol = self._protocol
@@ -320,21 +318,19 @@ class ClientConnection(Identifying):
                 self.close(event.code)
 
     def _subscribe(self, event: Subscribe) -> None:
-        outgoing = self.outgoing
-        delivery = Delivery(event.subscription, outgoing, resume=event.resume)
+        delivery = Delivery(event.subscription, self.outgoing, resume=event.resume)
         self._deliveries[event.subscription] = delivery
         # Each topic counts like a message of its own: a hundred fit into one.
         if self._messages is not None and (wait := self._messages.take()) > 0:
             self.refuse(event.subscription, self._too_fast(wait))
             self._struck()
             return
-        # What a snapshot costs is known once it was sent: the next one pays for it.
-        if self._rows is not None and (wait_s := self._rows.take(outgoing.snapshot_rows)) > 0:
-            text = "snapshots of too many rows; subscribe again later"
-            error = ProtocolError(ErrorCode.RATE_LIMITED, text, retry_after_ms=round(wait_s * 1000) + 1)
+        # The log has nothing of the public view: there, a resume is answered by a snapshot.
+        cheap = event.resume is not None and event.subscription.view is View.EXACT
+        error = None if cheap else self.rows_error()
+        if error is not None:
             self.refuse(event.subscription, error)
             return
-        outgoing.snapshot_rows = 0
         self._realtime.hub.subscribe(delivery)
 
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
@@ -358,7 +354,7 @@ class ClientConnection(Identifying):
 
     def _too_fast(self, wait_s: float) -> ProtocolError:
         text = "send fewer messages, and subscribe to fewer topics, a second"
-        return ProtocolError(ErrorCode.RATE_LIMITED, text, retry_after_ms=round(wait_s * 1000) + 1)
+        return rate_limited(text, wait_s)
 
     def _too_large(self) -> None:
         """Names the mistake before the close frame (1009) that the Sans-I/O protocol has queued."""

@@ -13,6 +13,7 @@ from gateway.doubts import Doubts
 from gateway.fanout import Fanout
 from gateway.freshness import Freshness, Transition
 from gateway.joining import Joiner
+from gateway.limits import Loads
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery, Outgoing
 from gateway.ports import Feed
@@ -21,7 +22,7 @@ from gateway.snapshots import SnapshotCache
 from gateway.topic_state import Outcome, TopicState
 from protocol.dialects import Dialect
 from protocol.envelope import Beat, Changed, Envelope, NewGeneration, Position, Voided
-from protocol.errors import ProtocolError
+from protocol.errors import ErrorCode, ProtocolError
 from protocol.subscription import SubscriptionState
 from protocol.topics import parse_topic
 
@@ -45,6 +46,7 @@ class HubSettings:
     compare_s: float = 30.0
     low_stock: int = 5
     patience_s: float = 5.0
+    max_loads: int = 0  # that one principal has under way at a time; 0: any number
 
 
 class Hub:
@@ -71,6 +73,7 @@ class Hub:
         self._told = told
         self._clock = clock
         self._topics: dict[str, TopicState] = {}
+        self._loads = Loads(settings.max_loads)
         self._generation: str | None = None
         self._joiner = Joiner(
             feed,
@@ -103,6 +106,9 @@ class Hub:
             delivery.resume = without_scope(delivery.resume, scope)
         topic = self._topics.get(name)
         if topic is None:
+            if not self._loads.begin(name, delivery.outgoing.holder):
+                delivery.outgoing.refuse(delivery.subscription, _too_many_loads(name))
+                return
             topic = self._topics[name] = TopicState(parse_topic(name), self._make_fanout)
             self._feed.subscribe_nowait(name)
         topic.waiting[delivery] = None
@@ -179,7 +185,10 @@ class Hub:
             self.spawn(self._settle(topic))
 
     async def _settle(self, topic: TopicState) -> None:
-        await self._joiner.settle(topic)
+        try:
+            await self._joiner.settle(topic)
+        finally:
+            self._loads.end(topic.name)
         if topic.has_hole:
             self.repair(topic)
         self._drop_if_unused(topic)
@@ -301,6 +310,11 @@ class Hub:
     def statistics(self) -> dict[str, int]:
         subscriptions = sum(topic.size for topic in self._topics.values())
         return {"topics": len(self._topics), "subscriptions": subscriptions}
+
+
+def _too_many_loads(name: str) -> ProtocolError:
+    text = "too many topics at once that have to be loaded; subscribe again later"
+    return ProtocolError(ErrorCode.RATE_LIMITED, text, topic=name, retry_after_ms=1000)
 
 
 async def _back_off(error: ProtocolError) -> None:

@@ -11,6 +11,7 @@ import structlog
 from gateway.admission import Refusal
 from gateway.handshake import Handshake
 from gateway.outgoing import Outgoing
+from gateway.rates import RateKind, holder, rate_limited
 from gateway.realtime import Realtime
 from gateway.server import WebSocketProtocol
 from gateway.sockets import direct_fd
@@ -71,6 +72,23 @@ class Identifying(WebSocketProtocol):
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         raise NotImplementedError
 
+    @property
+    def holder(self) -> str:
+        return holder(None if self._session is None else self._session.principal, self.address)
+
+    def charge_rows(self, rows: int) -> None:
+        """What a snapshot costs is known when it is sent: the next one waits for it."""
+        rates = self._realtime.rates
+        if RateKind.ROWS in rates.limited:
+            rates.charge(RateKind.ROWS, self.holder, rows)
+
+    def rows_error(self) -> ProtocolError | None:
+        rates = self._realtime.rates
+        wait_s = rates.wait_s(RateKind.ROWS, self.holder) if RateKind.ROWS in rates.limited else 0.0
+        return (
+            rate_limited("snapshots of too many rows; subscribe again later", wait_s) if wait_s > 0 else None
+        )
+
     def _identify(self, handshake: Handshake) -> None:
         self._held = []
         self._realtime.entrance.identify(handshake, partial(self._identified, handshake))
@@ -123,8 +141,22 @@ class Identifying(WebSocketProtocol):
 
     def _authenticate(self, event: Authenticate) -> None:
         self._held = []
-        self._realtime.entrance.check(event.token, partial(self._authenticated, event.id))
+        self._realtime.rates.take(RateKind.AUTH, self.holder, partial(self._check, event))
         self._wait_for_identity()
+
+    def _check(self, event: Authenticate, wait_s: float) -> None:
+        session = cast("Session", self._session)
+        if self._held is None or session.closing:
+            return  # gone meanwhile
+        if wait_s <= 0:
+            self._realtime.entrance.check(event.token, partial(self._authenticated, event.id))
+            return
+        error = rate_limited("too many tokens; send this one again later", wait_s).about(id=event.id)
+        self.outgoing.send("error", self.outgoing.dialect.error(error))
+        if session.principal is None:
+            self.close(Close.TOO_MANY)  # it can do nothing else meanwhile
+        else:
+            self._go_on()
 
     def _authenticated(self, request_id: str | None, identity: Principal | ProtocolError | None) -> None:
         session = cast("Session", self._session)

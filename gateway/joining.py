@@ -223,12 +223,21 @@ class Joiner:
         await self._read_log(topic, {resume for _, resume in resumes})
         for number, (delivery, resume) in enumerate(resumes, 1):
             changes = self._known_since(topic, resume, delivery.subscription.scope)
-            if changes is None or delivery not in topic.waiting:
-                delivery.resume = None  # answered by a snapshot
+            if delivery not in topic.waiting:
+                delivery.resume = None
+            elif changes is None:
+                self._answer_by_snapshot(topic, delivery)
             else:
                 self._resume_from(topic, delivery, resume, changes)
             if number % SERVED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+
+    def _answer_by_snapshot(self, topic: TopicState, delivery: Delivery) -> None:
+        """Which costs rows, as one costs that is asked for: a bad position is no way around the limit."""
+        delivery.resume = None
+        error = None if delivery.returning else delivery.outgoing.rows_error()
+        if error is not None:
+            self._refuse(topic, delivery, error)
 
     async def _read_log(self, topic: TopicState, positions: Collection[Position]) -> None:
         """From the earliest of the positions that it reaches: the others are on the way from there."""
@@ -390,7 +399,7 @@ class Joiner:
             return
         topic.begin_snapshot(delivery, encoded.seq)
         outgoing = delivery.outgoing
-        outgoing.snapshot_rows += encoded.rows
+        outgoing.charge_rows(delivery, encoded.rows)
         head = outgoing.dialect.snapshot_head(delivery.subscription.id)
 
         def complete(delivery: Delivery) -> None:

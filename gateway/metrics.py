@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from gateway.auth.errors import Reason
+from gateway.rates import RateKind
 
 __all__ = ["CONTENT_TYPE", "Description", "GatewayMetrics", "Readings"]
 
@@ -138,6 +139,28 @@ _DESCRIPTIONS: Final = (
         "Reads of the provider's keys, by result.",
         "result",
         ("success", "failure"),
+    ),
+    Description(
+        "gateway_rate_passed", "counter", "What rate limits have let pass, by limit.", "kind", tuple(RateKind)
+    ),
+    Description(
+        "gateway_rate_refused",
+        "counter",
+        "What rate limits have refused, by limit: an abuser, or a limit too low.",
+        "kind",
+        tuple(RateKind),
+    ),
+    Description(
+        "gateway_rate_unshared",
+        "counter",
+        "What this process has decided alone, because Redis did not answer in time.",
+        "kind",
+        tuple(RateKind),
+    ),
+    Description(
+        "gateway_rate_limits_alone",
+        "gauge",
+        "1 while Redis does not answer about rate limits: they hold for each process, not for all together.",
     ),
     Description(
         "gateway_subscriptions", "gauge", "Topics held by all clients together, shared ones counted each."

@@ -160,7 +160,11 @@ OnComplete = Callable[[Delivery], None]
 class Owner(Protocol):
     """Whose sending half it is (gateway.connection.ClientConnection)."""
 
+    @property
+    def holder(self) -> str: ...
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None: ...
+    def charge_rows(self, rows: int) -> None: ...
+    def rows_error(self) -> ProtocolError | None: ...
 
 
 class Outgoing:
@@ -178,7 +182,6 @@ class Outgoing:
         "closed",
         "congested",
         "dialect",
-        "snapshot_rows",
         "transport",
     )
 
@@ -199,7 +202,6 @@ class Outgoing:
         self.dialect = dialect
         self.congested = False
         self.closed = False
-        self.snapshot_rows = 0  # sent and not yet charged to the client's limit
         self._metrics = metrics
         self._owner = owner
         # None or empty: nothing is. Most connections are idle, so these are made when they are needed.
@@ -210,6 +212,20 @@ class Outgoing:
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         """Tells the client that a subscription has failed, and why."""
         self._owner.refuse(subscription, error)
+
+    @property
+    def holder(self) -> str:
+        """Whose limits it is served by (gateway.rates)."""
+        return self._owner.holder
+
+    def charge_rows(self, delivery: Delivery, rows: int) -> None:
+        """They are on their way to the client in a snapshot. One that it has not asked for is free."""
+        if not delivery.returning:
+            self._owner.charge_rows(rows)
+
+    def rows_error(self) -> ProtocolError | None:
+        """Why it can be sent no snapshot now."""
+        return self._owner.rows_error()
 
     def write(self, frame: bytes) -> None:
         """Hands bytes to the socket; not to be called once it is closed.

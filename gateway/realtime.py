@@ -20,6 +20,7 @@ from gateway.hub import Hub, Told
 from gateway.metrics import GatewayMetrics
 from gateway.origins import OriginPolicy
 from gateway.outgoing import Outgoing
+from gateway.rates import Rates
 from protocol.dialects import Dialect
 from protocol.errors import Close, CloseCode
 from protocol.messages import SessionLimits
@@ -36,12 +37,12 @@ HEARTBEAT_SLOTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """0 stands for no limit."""
+    """0 stands for no limit; `pending_bytes`: before a client counts as congested."""
 
     max_topics: int = 500
     max_message_bytes: int = 16_384
     messages_per_s: int = 0
-    snapshot_rows_per_s: int = 0
+    pending_bytes: int = 65_536
 
 
 class Client(Protocol):
@@ -68,17 +69,19 @@ class Realtime:
         entrance: Entrance,
         limits: ClientLimits,
         connection_limits: ConnectionLimits,
+        rates: Rates | None = None,
         origins: Collection[str] = (),
         heartbeat_s: float = 20,
         slow_client_s: float = 30,
         auth_timeout_s: float = 5,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """`dialects` by subprotocol, the default one first."""
+        """`dialects` by subprotocol, the default one first. `rates` None: there are none."""
         self.hub = make_hub(self._tell)
         self.entrance = entrance
         self.metrics = metrics
         self.limits = limits
+        self.rates = rates or Rates({})
         self.heartbeat_s = heartbeat_s
         self.auth_timeout_s = auth_timeout_s
         self.retry_after_s = 1

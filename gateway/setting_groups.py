@@ -113,7 +113,8 @@ class LimitSettings(BaseModel):
     )
     handshakes_per_address_per_s: int = limit(
         200,
-        "New connections from one address (IPv6: one /64), on average; bursts of ten times as many.",
+        "New connections from one address (IPv6: one /64), on average; bursts of ten times as many, and of a"
+        " hundred times as many of all processes together.",
         "per s",
     )
     messages_per_s: int = limit(
@@ -122,7 +123,35 @@ class LimitSettings(BaseModel):
         "per s",
     )
     snapshot_rows_per_s: int = limit(
-        0, "Snapshot rows for one client, on average; bursts of ten times as many.", "per s"
+        200_000,
+        "Snapshot rows for one principal (an address, where there is no token), of all processes together and"
+        " on average; bursts of a hundred times as many.",
+        "per s",
+    )
+    http_requests_per_s: int = limit(
+        500, "Requests of one principal to /v1, as above; bursts of a hundred times as many.", "per s"
+    )
+    auth_per_s: int = limit(
+        100,
+        "`auth` messages of one principal, and bad tokens over HTTP from one address, as above; bursts of a"
+        " hundred times as many.",
+        "per s",
+    )
+    tickets_per_s: int = limit(
+        50, "Tickets for one principal, as above; bursts of a hundred times as many.", "per s"
+    )
+    max_loads_per_principal: int = limit(
+        5000,
+        "Topics that one principal makes this process load or open at the same time.",
+        "topics",
+    )
+    pending_bytes: int = whole(
+        65_536,
+        "What waits in a connection's buffer, beyond one message, before only the latest of each item is kept"
+        " and nothing more is read. 0 is not allowed.",
+        "bytes",
+        4096,
+        16_777_216,
     )
     max_topics: int = limit(500, "Topics held by one connection.", "topics")
     max_message_bytes: int = limit(16_384, "A message from a client.", "bytes")

@@ -154,7 +154,7 @@ class Streams:
             if topic.epoch != position.epoch:
                 return False
             part += 1
-            outgoing.snapshot_rows += len(items)
+            outgoing.charge_rows(delivery, len(items))
             tail = dialect.snapshot_tail(topic.name, subscription.epoch, position.seq, part, last, items)
             outgoing.send("snapshot", head + tail)
             return True

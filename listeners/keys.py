@@ -12,6 +12,7 @@ What a key costs in bytes (Valkey 9, 64-bit), and when it expires:
     p  position  string  ~100, one in all                        after 30 days without a relay
     k  ticket    string  ~400                                    after half a minute, or when it is used
     v  revoked   stream  ~100 a revocation                       each some time after its token has ended
+    q  rate      string  ~130                                    when its limit is whole again
 
 Channels (`c`, `b`) cost nothing without subscribers, and about 150 bytes for each subscribed replica.
 """
@@ -74,6 +75,10 @@ class Keys:
 
     def revocations(self) -> str:
         return f"{self._buckets[0]}v"
+
+    def rate(self, kind: str, who: str) -> str:
+        """Of what one, named by a hash, has used of a limit."""
+        return f"{self._buckets[bucket_of(who)]}q:{kind}:{who}"
 
     def beacons(self, cluster: bool) -> tuple[str, ...]:
         """The channels of canaries and generations: one per bucket in a cluster, where each has its node."""

@@ -26,6 +26,10 @@ class Together(Generic[Q]):
         self._asking = 0  # tasks that will look once more whether somebody waits
 
     async def answer(self, question: Q) -> Any:
+        return await self.answer_nowait(question)
+
+    def answer_nowait(self, question: Q) -> asyncio.Future[Any]:
+        """The future answer; cancelled before its round trip, the question is not asked."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if self._asking < ROUND_TRIPS:
@@ -34,7 +38,7 @@ class Together(Generic[Q]):
             task = asyncio.create_task(self._ask_all(), name="round trips")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
+        return future
 
     async def _ask_all(self) -> None:
         """Until nobody waits. It counts until it has found that, and not until its task is known to have

@@ -10,11 +10,13 @@ from starlette.routing import Route
 from gateway.http.cors import Cors
 from gateway.http.credentials import Identification
 from gateway.http.files import static_routes
+from gateway.http.limiting import RequestLimits
 from gateway.http.ports import Authority, SnapshotSource, Tickets
 from gateway.http.problems import EXCEPTION_HANDLERS, problem
 from gateway.http.shop import ShopApi
 from gateway.http.tickets import TicketApi
 from gateway.origins import OriginPolicy
+from gateway.rates import Rates
 from protocol.principal import Principal
 
 __all__ = ["make_client_app"]
@@ -26,6 +28,7 @@ def make_client_app(
     principal: Principal | None,
     authority: Authority | None = None,
     tickets: Tickets | None = None,
+    rates: Rates | None = None,
     low_stock: int,
     allowed_origins: Collection[str] = (),
     page: bool = False,
@@ -33,12 +36,14 @@ def make_client_app(
 ) -> Starlette:
     """Everything on the clients' port that is no WebSocket. `page`: also the demo page (`dev`).
 
-    `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it.
+    `page_settings` is the page's `/page.json`, as gateway/static/settings.js describes it. `rates`
+    None: there are no limits.
     """
     files = static_routes(page_settings=page_settings or {} if page else None)
-    identify = Identification(principal, authority)
-    api = ShopApi(source, identify=identify, low_stock=low_stock)
-    office = TicketApi(tickets, identify=identify)
+    limits = RequestLimits(rates or Rates({}))
+    identify = Identification(principal, authority, limits=limits)
+    api = ShopApi(source, identify=identify, limits=limits, low_stock=low_stock)
+    office = TicketApi(tickets, identify=identify, limits=limits)
     app = Starlette(
         routes=[Route("/realtime", _upgrade_required), *api.routes(), *office.routes(), *files],
         middleware=[Middleware(Cors, policy=OriginPolicy(allowed_origins))],

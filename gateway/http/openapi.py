@@ -14,6 +14,7 @@ from protocol.topics import KEY_GRAMMAR
 
 __all__ = ["make_openapi"]
 
+_TOO_MANY = "more than the principal may ask for; see Retry-After"
 _MODELS: tuple[type[BaseModel], ...] = (ProductAnswer, PageOfStock, TicketAnswer, Problem, Status, Readiness)
 
 
@@ -73,6 +74,7 @@ def _client_paths() -> dict[str, Any]:
                 "responses": {
                     "201": _json("the ticket", TicketAnswer),
                     "401": _problem("credentials are missing or bad"),
+                    "429": _problem(_TOO_MANY),
                     "503": _problem("Redis is away; see Retry-After"),
                 },
             }
@@ -80,7 +82,10 @@ def _client_paths() -> dict[str, Any]:
         "/v1/operations": {
             "post": {
                 "summary": "Change stock; not in this version",
-                "responses": {"503": _problem("this version takes no operations")},
+                "responses": {
+                    "429": _problem(_TOO_MANY),
+                    "503": _problem("this version takes no operations"),
+                },
             }
         },
     }
@@ -124,6 +129,7 @@ def _get(
         400: "a parameter is wrong",
         401: "credentials are missing or bad",
         403: "the principal may not see this view",
+        429: _TOO_MANY,
         503: "Postgres or Redis is away; see Retry-After",
         **problems,
     }

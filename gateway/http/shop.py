@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from gateway.http.conditional import conditional_response
 from gateway.http.credentials import Identification
+from gateway.http.limiting import RequestLimits
 from gateway.http.paging import Page, cut_page, parse_cursor, parse_limit
 from gateway.http.ports import CachedSnapshot, SnapshotSource
 from protocol.errors import ErrorCode, ProtocolError
@@ -31,9 +32,12 @@ _NOT_BUILT_RETRY_MS: Final = 3_600_000
 
 
 class ShopApi:
-    def __init__(self, source: SnapshotSource, *, identify: Identification, low_stock: int) -> None:
+    def __init__(
+        self, source: SnapshotSource, *, identify: Identification, limits: RequestLimits, low_stock: int
+    ) -> None:
         self._source = source
         self._identify = identify
+        self._limits = limits
         self._low_stock = low_stock
 
     def routes(self) -> list[Route]:
@@ -55,6 +59,7 @@ class ShopApi:
             raise ProtocolError(ErrorCode.NOT_FOUND, f"there is no product {topic.id}")
         # Who may see the public view sees the availability of that; else one of what is seen here.
         counted = snapshot.items if principal.may_public else seen
+        self._limits.rows(request, principal, len(live))
         told = live if view is View.PUBLIC else [*live, *self._availability(topic, counted)]
         parts = [
             b'"product_id":"%s"' % topic.id.encode(),
@@ -72,7 +77,8 @@ class ShopApi:
     async def vendor_stock(self, request: Request) -> Response:
         return await self._page(request, TopicKind.VENDOR)
 
-    async def operations(self, _: Request) -> Response:
+    async def operations(self, request: Request) -> Response:
+        self._limits.request(request, None)
         raise ProtocolError(
             ErrorCode.UNAVAILABLE,
             "this version of the gateway takes no operations; change the stock in the database",
@@ -93,6 +99,7 @@ class ShopApi:
 
         large = len(snapshot.items) > _INLINE_ITEMS
         page = await asyncio.to_thread(cut) if large else cut()
+        self._limits.rows(request, principal, len(page.rows) + len(page.products))
         cursor = b"null" if page.next_cursor is None else b'"%s"' % page.next_cursor.encode()
         parts = [
             b'"%s_id":"%s"' % (kind.encode(), topic.id.encode()),
@@ -112,7 +119,9 @@ class ShopApi:
         if asked is not None and asked not in list(View):
             raise ProtocolError(ErrorCode.BAD_MESSAGE, "view is exact or public")
         topic = Topic(kind, name)
-        return topic, principal.view_for(topic, None if asked is None else View(asked)), principal
+        view = principal.view_for(topic, None if asked is None else View(asked))
+        self._limits.more_rows(request, principal)
+        return topic, view, principal
 
     def _availability(self, topic: Topic, items: Iterable[Item]) -> list[Item]:
         public = PublicView(topic, self._low_stock)

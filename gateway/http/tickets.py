@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.http.credentials import Identification
+from gateway.http.limiting import RequestLimits
 from gateway.http.ports import Tickets
 from protocol.errors import ErrorCode, ProtocolError
 
@@ -13,10 +14,11 @@ __all__ = ["TicketApi"]
 
 
 class TicketApi:
-    def __init__(self, tickets: Tickets | None, *, identify: Identification) -> None:
+    def __init__(self, tickets: Tickets | None, *, identify: Identification, limits: RequestLimits) -> None:
         """Without tokens there are no tickets."""
         self._tickets = tickets
         self._identify = identify
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         return [Route("/v1/tickets", self.issue, methods=["POST"])]
@@ -27,6 +29,7 @@ class TicketApi:
             raise ProtocolError(
                 ErrorCode.UNAUTHENTICATED, "a ticket stands for a token: send one as Authorization: Bearer"
             )
+        await self._limits.ticket(request, principal)
         ticket = await self._tickets.issue(principal)
         body = {"ticket": ticket.text, "expires_in": ticket.expires_in_s}
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -1,4 +1,4 @@
-"""The topic store's Lua scripts, each in a file of its own with its calling convention on top."""
+"""The Lua scripts of what is shared, each in a file of its own with its calling convention on top."""
 
 import hashlib
 from collections.abc import Sequence

@@ -46,6 +46,14 @@ class Socket:
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         raise AssertionError(error)
 
+    holder = "address 127.0.0.1"
+
+    def charge_rows(self, rows: int) -> None:
+        raise AssertionError(rows)
+
+    def rows_error(self) -> ProtocolError | None:
+        raise AssertionError
+
 
 def make_fanout(clients: int) -> tuple[Fanout, list[Socket]]:
     metrics = GatewayMetrics()

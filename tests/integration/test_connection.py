@@ -13,6 +13,7 @@ from websockets.typing import Subprotocol
 
 from gateway.admission import ConnectionLimits
 from gateway.arrivals import EdgeSettings
+from gateway.rates import RateKind, RateLimit, Rates
 from gateway.realtime import ClientLimits
 from protocol.envelope import Beat
 from tests.support.gate import Gate, make_gate
@@ -47,6 +48,10 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 def text(**message: Any) -> str:
     return orjson.dumps(message).decode()
+
+
+def position(snapshot: Any) -> Any:
+    return {name: snapshot[name] for name in ("epoch", "seq")}
 
 
 def frame(payload: bytes, *, opcode: int = 1, fin: bool = True) -> bytes:
@@ -320,15 +325,66 @@ class TestLimits:
                 await asyncio.wait_for(reader.readuntil(b'"p%d"' % number), 5)
 
     async def test_snapshots_of_too_many_rows(self) -> None:
-        async with make_gate(limits=ClientLimits(snapshot_rows_per_s=1)) as gate, gate.connect() as client:
+        rates = Rates({RateKind.ROWS: RateLimit(1, 30)})
+        async with make_gate(rates=rates) as gate, gate.connect() as client:
             gate.feed.rows[TOPIC] = [stock(f"P{n}", n + 1) for n in range(50)]
             await client.send(text(type="subscribe", topics=[TOPIC]))
-            await next_message(client, "snapshot")
-            await client.send(text(type="subscribe", topics=["product:A"]))
-            await next_message(client, "snapshot")
+            taken = await next_message(client, "snapshot")
             await client.send(text(type="subscribe", id="s", topics=["product:B"]))
             error = await next_message(client, "error")
             assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:B")
+            assert 19_000 < error["retry_after_ms"] <= 20_001
+            async with gate.connect() as another:  # of the same principal
+                await another.send(text(type="subscribe", topics=["product:B"]))
+                assert (await next_message(another, "error"))["code"] == "rate_limited"
+                await another.send(text(type="subscribe", topics=[TOPIC], resume={TOPIC: position(taken)}))
+                await next_message(another, "resumed")  # which costs nothing
+                await another.send(text(type="unsubscribe", topics=[TOPIC]))
+                await next_message(another, "unsubscribed")
+                resume = {"epoch": "another", "seq": 1}  # which would cost a snapshot
+                await another.send(text(type="subscribe", topics=[TOPIC], resume={TOPIC: resume}))
+                assert (await next_message(another, "error"))["topic"] == TOPIC
+                public = {"topics": [TOPIC], "view": "public", "resume": {TOPIC: position(taken)}}
+                await another.send(text(type="subscribe", **public))
+                assert (await next_message(another, "error"))["code"] == "rate_limited"
+
+    async def test_a_snapshot_that_is_begun_anew_is_free(self) -> None:
+        rates = Rates({RateKind.ROWS: RateLimit(1, 60)})
+        async with make_gate(rates=rates) as gate, gate.connect() as client:
+            gate.feed.rows[TOPIC] = [stock(f"P{n}", n + 1) for n in range(50)]
+            await client.send(text(type="subscribe", topics=[TOPIC]))
+            await next_message(client, "snapshot")
+            for _ in range(3):
+                gate.feed.void(TOPIC)
+                await next_message(client, "snapshot")
+            await client.send(text(type="subscribe", topics=["product:B"]))
+            await next_message(client, "snapshot")
+
+    async def test_who_is_rate_limited_hears_when_to_come_back(self) -> None:
+        async with make_gate(limits=ClientLimits(messages_per_s=2)) as gate, gate.connect() as client:
+            for _ in range(21):
+                await client.send(text(type="ping"))
+            error = await next_message(client, "error")
+            assert error["code"] == "rate_limited"
+            assert 0 < error["retry_after_ms"] <= 501
+
+    async def test_topics_that_have_to_be_loaded_at_the_same_time(self) -> None:
+        async with make_gate(max_loads=2) as gate, gate.connect() as client, gate.connect() as another:
+            gate.feed.gate.clear()
+            topics = ["product:A", "product:B", "product:C"]
+            await client.send(text(type="subscribe", id="s", topics=topics))
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:C")
+            assert error["retry_after_ms"] == 1000
+            await another.send(text(type="subscribe", topics=["product:C"]))
+            assert (await next_message(another, "error"))["topic"] == "product:C"
+            await another.send(text(type="subscribe", topics=["product:B"]))  # it is under way already
+            gate.feed.gate.set()
+            for _ in topics[:2]:
+                await next_message(client, "snapshot")
+            await next_message(another, "snapshot")
+            await another.send(text(type="subscribe", topics=["product:C"]))
+            await next_message(another, "snapshot")
 
     async def test_a_topic_too_many(self) -> None:
         async with make_gate(limits=ClientLimits(max_topics=1)) as gate, gate.connect() as client:

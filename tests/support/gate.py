@@ -80,13 +80,15 @@ async def make_gate(
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
     edge: EdgeSettings | None = None,
+    max_loads: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Gate]:
     feed, metrics, dialect = FakeFeed(), GatewayMetrics(), InventoryV1()
     connection_limits = connection_limits or ConnectionLimits()
     arrivals = Arrivals(edge or EdgeSettings(), connection_limits)
+    hub_settings = HubSettings(flush_s=0.01, canary_s=1.0, max_loads=max_loads)
     realtime = Realtime(
-        make_hub=lambda told: Hub(feed, metrics, HubSettings(flush_s=0.01, canary_s=1.0), told=told),
+        make_hub=lambda told: Hub(feed, metrics, hub_settings, told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
         entrance=entrance or Entrance(anonymous=principal),

@@ -212,6 +212,9 @@ class Client(CheckedCopies):
         self.deliveries: dict[str, Delivery] = {}
         self.outgoing = Outgoing(self, DIALECT, metrics or GatewayMetrics(), owner=self)
         self.refusals: list[ProtocolError] = []
+        self.holder = "address 127.0.0.1"
+        self.rows = 0
+        self.error: ProtocolError | None = None  # why it gets no snapshot
 
     # --- what a user does
 
@@ -262,3 +265,9 @@ class Client(CheckedCopies):
         self.deliveries.pop(subscription.topic)
         self.held.pop(subscription.topic)
         self.refusals.append(error)
+
+    def charge_rows(self, rows: int) -> None:
+        self.rows += rows
+
+    def rows_error(self) -> ProtocolError | None:
+        return self.error

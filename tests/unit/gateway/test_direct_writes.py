@@ -33,6 +33,14 @@ class Transport:
     def refuse(self, subscription: Subscription, error: ProtocolError) -> None:
         raise AssertionError(error)
 
+    holder = "address 127.0.0.1"
+
+    def charge_rows(self, rows: int) -> None:
+        raise AssertionError(rows)
+
+    def rows_error(self) -> ProtocolError | None:
+        raise AssertionError
+
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
