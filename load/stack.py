@@ -13,9 +13,9 @@ import orjson
 from load.children import StackFailed, answers, free_ports, running, started
 from load.client import realtime_url
 
-__all__ = ["Gateway", "Servers", "StackFailed", "relay_process", "serve_process", "start_servers"]
+__all__ = ["GATEWAY", "Gateway", "Servers", "StackFailed", "relay_process", "serve_process", "start_servers"]
 
-_GATEWAY: Final = (sys.executable, "-m", "gateway")
+GATEWAY: Final = (sys.executable, "-m", "gateway")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ async def start_servers(*, products: int, locations: int) -> AsyncIterator[Serve
             return orjson.loads(written.read_bytes()) if written.exists() else None
 
         log = directory / "servers.log"
-        async with running((*_GATEWAY, *command, *size), log) as process:
+        async with running((*GATEWAY, *command, *size), log) as process:
             state = await started(process, log, urls)
             yield Servers(state["database_url"], state["redis_url"], directory)
 
@@ -67,7 +67,7 @@ async def serve_process(servers: Servers, name: str, **settings: object) -> Asyn
     listen, ops_listen = (f"127.0.0.1:{port}" for port in free_ports(2))
     gateway_url, ops_url = f"http://{listen}", f"http://{ops_listen}"
     log = servers.directory / f"{name}.log"
-    command = (*_GATEWAY, "serve", "--listen", listen, "--ops-listen", ops_listen)
+    command = (*GATEWAY, "serve", "--listen", listen, "--ops-listen", ops_listen)
     async with running(command, log, _environment(servers, settings)) as process:
         await started(process, log, lambda: answers(f"{ops_url}/readyz"))
         yield Gateway(process.pid, gateway_url, ops_url)
@@ -77,7 +77,7 @@ async def serve_process(servers: Servers, name: str, **settings: object) -> Asyn
 async def relay_process(servers: Servers, name: str) -> AsyncIterator[int]:
     """`relay`, by its process id. Whether it is active yet is seen by a gateway's readiness."""
     log = servers.directory / f"{name}.log"
-    async with running((*_GATEWAY, "relay"), log, _environment(servers, {})) as process:
+    async with running((*GATEWAY, "relay"), log, _environment(servers, {})) as process:
         yield process.pid
 
 
