@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from websockets.asyncio.client import connect
 
 from gateway.admission import ConnectionLimits
@@ -80,6 +81,7 @@ async def make_gate(
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
     edge: EdgeSettings | None = None,
+    app: ASGIApp | None = None,
     max_loads: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Gate]:
@@ -99,7 +101,7 @@ async def make_gate(
     )
     feed.hub = realtime.hub
     server = HttpServer(
-        Starlette(),
+        app or Starlette(),
         websocket=ClientConnection,
         state={"realtime": realtime},
         arrivals=arrivals,
