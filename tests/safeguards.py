@@ -6,6 +6,7 @@ mutation written anew.
 
 from typing import Final
 
+from tests.edge_safeguards import EDGE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 
@@ -372,4 +373,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
     *IDENTITY_SAFEGUARDS,
+    *EDGE_SAFEGUARDS,
 )
