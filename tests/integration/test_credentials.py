@@ -342,11 +342,14 @@ class TestConnectionsOfOnePrincipal:
                 assert (await next_message(again, "welcome"))["principal"] == "till-1"
 
     async def test_anonymous_ones_are_not_counted(self) -> None:
-        async with gated(PUBLIC, max_per_principal=1) as (gate, _):
-            async with gate.connect() as first, gate.connect() as second:
-                for client in (first, second):
-                    await send(client, type="ping")
-                    await next_message(client, "pong")
+        async with (
+            gated(PUBLIC, max_per_principal=1) as (gate, _),
+            gate.connect() as first,
+            gate.connect() as second,
+        ):
+            for client in (first, second):
+                await send(client, type="ping")
+                await next_message(client, "pong")
 
     async def test_whoever_is_sent_away_makes_room(self) -> None:
         async with gated(max_per_principal=1) as (gate, clock):
