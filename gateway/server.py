@@ -83,13 +83,10 @@ class _HttpConnection(HttpToolsProtocol):
                 return
             self._unsupported_upgrade_warning()
         except HttpParserError as error:
-            refused = error.__context__
-            if isinstance(refused, _Refused):
-                self._end(refused.answer)
-            elif refused is None:
+            if isinstance(error.__context__, _Refused):
+                self._end(error.__context__.answer)
+            else:  # of the parser's, or of what it has called: a URL that is none, say
                 self.send_400_response("Invalid HTTP request received.")
-            else:
-                raise
             return
         if self._in_head:
             self._head_bytes += len(data)

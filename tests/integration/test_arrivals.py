@@ -248,6 +248,17 @@ class TestHeads:
                     raw[1].write(GET + b"".join(b"X-%d: 1\r\n" % n for n in range(count)) + b"\r\n")
                     assert status in await said(raw, b"\r\n")
 
+    @pytest.mark.parametrize(
+        "line", [b"GET http://[ HTTP/1.1", b"GET /\xff HTTP/1.1", b"GET", b"\x16\x03\x01"]
+    )
+    async def test_garbage_is_400_and_no_line_in_the_log(
+        self, line: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with make_gate(app=APP) as gate, gate.raw() as raw:
+            raw[1].write(line + b"\r\nHost: x\r\n\r\n")
+            assert (await said(raw)).startswith(b"HTTP/1.1 400 ")
+        assert not caplog.records
+
     async def test_a_slow_one_has_no_more_time_for_every_byte(self) -> None:
         limits = ConnectionLimits()
         edge = EdgeSettings(request_timeout_s=0.3)
