@@ -2,9 +2,7 @@
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, cast
 
@@ -12,7 +10,6 @@ from gateway.addresses import Networks
 from gateway.admission import ConnectionLimits, Refusal
 from gateway.forwarded import ForwardedError, forwarded_client
 from gateway.proxy_protocol import ProxyHeaderError, read_proxy_header
-from gateway.sockets import direct_fd
 from gateway.waiting import Waiting
 
 __all__ = ["Arrival", "Arrivals", "Caller", "EdgeSettings", "Http", "too_many_requests"]
@@ -126,28 +123,23 @@ class Arrival(asyncio.Protocol):
 
     __slots__ = ("_arrivals", "_caller", "_http", "_transport", "_unread")
 
-    def __init__(self, arrivals: Arrivals, http: Callable[[Caller], Http]) -> None:
+    def __init__(self, arrivals: Arrivals, http: Callable[[Caller], Http], caller: Caller) -> None:
         self._arrivals = arrivals
         self._http = http
-        self._caller: Caller | None = None
-        self._unread: bytes | None = None  # of a PROXY header; None: there is none to come
-        self._transport: asyncio.Transport
+        self._caller: Caller | None = caller
+        # Of a PROXY header; None: there is none to come.
+        self._unread = b"" if caller.through_proxy and arrivals.settings.proxy_protocol else None
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        arrivals = self._arrivals
-        peer = transport.get_extra_info("peername")
-        caller = arrivals.call(peer[0] if isinstance(peer, tuple) else "")
-        if caller.through_proxy and arrivals.settings.proxy_protocol:
-            self._unread = b""
-        if self._stays(caller):
-            arrivals.heads.add(self._transport)
+        self._arrivals.heads.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._caller is None:
+        if self._caller is None or self._transport is None:
             return  # turned away
         if self._unread is not None:
-            rest = self._read_header(self._unread + data, self._caller)
+            rest = self._read_header(self._unread + data, self._transport)
             if not rest:
                 return
             data = rest
@@ -157,36 +149,27 @@ class Arrival(asyncio.Protocol):
         http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._arrivals.heads.discard(self._transport)
-        if self._caller is not None and self._caller.admitted:
-            self._arrivals.limits.leave(self._caller.address)
+        if self._transport is not None:
+            self._arrivals.heads.discard(self._transport)
+        self._leave()
 
-    def _stays(self, caller: Caller) -> bool:
-        """Whether it does; who is refused without words hears so, as cheaply as can be."""
-        if caller.refusal is None or caller.refusal.told:
-            self._caller = caller
-            return True
-        self._caller = None
-        self._arrivals.heads.discard(self._transport)
-        answer = too_many_requests(caller.refusal.retry_after_s)
-        fd = direct_fd(self._transport)
-        if fd < 0:
-            self._transport.write(answer)
-            self._transport.close()
-            return False
-        # Written past the transport, which would keep it until the end of the turn, and then drop it.
-        with suppress(OSError):
-            os.write(fd, answer)
-        self._transport.abort()
-        return False
+    def give_up(self) -> None:
+        """No connection is going to come of it, if none has."""
+        if self._transport is None:
+            self._leave()
 
-    def _read_header(self, data: bytes, proxy: Caller) -> bytes:
+    def _leave(self) -> None:
+        caller, self._caller = self._caller, None
+        if caller is not None and caller.admitted:
+            self._arrivals.limits.leave(caller.address)
+
+    def _read_header(self, data: bytes, transport: asyncio.Transport) -> bytes:
         """What follows a PROXY header; nothing while it is not complete, or when it is none."""
         try:
             read = self._arrivals.proxy_source(data)
         except ProxyHeaderError:
             # It is no HTTP: there is nothing that a proxy would understand.
-            self._transport.abort()
+            transport.abort()
             return b""
         if read is None:
             self._unread = data
@@ -195,7 +178,14 @@ class Arrival(asyncio.Protocol):
         source, rest = read
         if source is None:  # a health check of the proxy's own, or somebody without an address
             return rest
-        return rest if self._stays(self._arrivals.call(source)) else b""
+        caller = self._caller = self._arrivals.call(source)
+        if caller.refusal is None or caller.refusal.told:
+            return rest
+        self._caller = None
+        self._arrivals.heads.discard(transport)
+        transport.write(too_many_requests(caller.refusal.retry_after_s))
+        transport.close()
+        return b""
 
 
 _TEXT: Final = (

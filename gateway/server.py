@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.accepting import Acceptor
 from gateway.arrivals import Arrival, Arrivals, Caller, EdgeSettings, Http, too_many_requests
 
 __all__ = ["HttpServer", "WebSocketProtocol"]
@@ -24,7 +25,6 @@ __all__ = ["HttpServer", "WebSocketProtocol"]
 # A longer head of a request is refused, and one of more fields: the parser itself (llhttp) has no limit.
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 100
-BACKLOG: Final = 4096
 
 
 _HEAD_TOO_LARGE: Final = (
@@ -171,13 +171,12 @@ class HttpServer:
         self._config.load()
         self._state = ServerState()
         self._app_state = state or {}
-        self._server: asyncio.Server | None = None
+        self._acceptor = Acceptor(self._arrivals, self._make_arrival)
 
     async def start(self, sock: socket.socket) -> None:
         """Accepts connections on a bound socket, which is closed with the server."""
         self.tick()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._make_arrival, sock=sock, backlog=BACKLOG)
+        self._acceptor.start(sock)
 
     def tick(self) -> None:
         """Call it about once a second: the Date header of answers (RFC 9110 6.6.1)."""
@@ -185,8 +184,7 @@ class HttpServer:
 
     def stop_accepting(self) -> None:
         """Connections that are open stay."""
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.stop()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Closes what is open; requests that are being answered have `timeout_s`."""
@@ -203,8 +201,8 @@ class HttpServer:
             if transport is not None:
                 transport.abort()
 
-    def _make_arrival(self) -> asyncio.Protocol:
-        return Arrival(self._arrivals, self._make_connection)
+    def _make_arrival(self, caller: Caller) -> Arrival:
+        return Arrival(self._arrivals, self._make_connection, caller)
 
     def _make_connection(self, caller: Caller) -> Http:
         connection = _HttpConnection(config=self._config, server_state=self._state, app_state=self._app_state)

@@ -44,8 +44,8 @@ EDGE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "only a trusted proxy sends a PROXY header",
         "gateway/arrivals.py",
-        "        if caller.through_proxy and arrivals.settings.proxy_protocol:\n",
-        "        if arrivals.settings.proxy_protocol:\n",
+        'b"" if caller.through_proxy and arrivals.settings.proxy_protocol else None',
+        'b"" if arrivals.settings.proxy_protocol else None',
         (f"{_ARRIVALS}::TestProxyProtocol",),
     ),
     Mutation(
@@ -58,21 +58,21 @@ EDGE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "whom a PROXY header names is counted",
         "gateway/arrivals.py",
-        '        return rest if self._stays(self._arrivals.call(source)) else b""\n',
-        "        return rest\n",
+        "        if source is None:  # a health check of the proxy's own, or somebody without an address\n",
+        "        if True:\n",
         (f"{_ARRIVALS}::TestProxyProtocol",),
     ),
     Mutation(
         "a flood is not told in words",
-        "gateway/arrivals.py",
-        "        if caller.refusal is None or caller.refusal.told:\n",
-        "        if True:\n",
+        "gateway/accepting.py",
+        "            if caller.refusal is None or caller.refusal.told:\n",
+        "            if True:\n",
         (f"{_ARRIVALS}::TestRefusedAtAccept",),
     ),
     Mutation(
         "a connection that never asked for anything is counted out",
         "gateway/arrivals.py",
-        "        if self._caller is not None and self._caller.admitted:\n",
+        "        if caller is not None and caller.admitted:\n",
         "        if False:\n",
         (f"{_ARRIVALS}::TestRefusedAtAccept",),
     ),

@@ -159,6 +159,7 @@ async def measure_flood(
         )
         flooded = await _phase(servers, gateway, good, topics, tokens[0], seconds)
         flood, held = await flooder.ask("counts"), await silent.ask("counts")
+        lost = good.lost
         open_now = held["held"] if idle == HALF_OPEN else (await sinks.counts()).open
     return FloodResult(
         idle,
@@ -169,7 +170,7 @@ async def measure_flood(
         flood["refused"] + flood["reset"],
         open_now,
         held["closed"],
-        good.lost,
+        lost,
     )
 
 
