@@ -3,6 +3,7 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -79,18 +80,28 @@ class Acceptor:
                     raise
                 self._pause(listening, error)
                 return
+            accepted.setblocking(False)
             caller = self._arrivals.call(peer[0] if isinstance(peer, tuple) else "")
-            if caller.refusal is None or caller.refusal.told:
+            if caller.through_proxy and self._arrivals.settings.proxy_protocol:
                 left -= _LET_IN
-                self._take_in(accepted, caller)
+                self._arrivals.proxy_headers.read(accepted, partial(self._named, accepted, caller))
             else:
-                left -= _REFUSED
-                with suppress(OSError), accepted:
-                    accepted.setblocking(False)
-                    accepted.send(too_many_requests(caller.refusal.retry_after_s))
+                left -= _LET_IN if self._take(accepted, caller) else _REFUSED
+
+    def _named(self, accepted: socket.socket, proxy: Caller, source: str | None) -> None:
+        """By a PROXY header. A source that is a trusted proxy itself may be named in one more way."""
+        self._take(accepted, proxy if source is None else self._arrivals.call(source))
+
+    def _take(self, accepted: socket.socket, caller: Caller) -> bool:
+        """False: it is refused without words, as cheaply as can be."""
+        if caller.refusal is None or caller.refusal.told:
+            self._take_in(accepted, caller)
+            return True
+        with suppress(OSError), accepted:
+            accepted.send(too_many_requests(caller.refusal.retry_after_s))
+        return False
 
     def _take_in(self, accepted: socket.socket, caller: Caller) -> None:
-        accepted.setblocking(False)
         loop = asyncio.get_running_loop()
         arrival = self._make(caller)
 

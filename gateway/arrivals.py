@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol, cast
 from gateway.addresses import Networks
 from gateway.admission import ConnectionLimits, Refusal
 from gateway.forwarded import ForwardedError, forwarded_client
-from gateway.proxy_protocol import ProxyHeaderError, read_proxy_header
+from gateway.proxy_headers import ProxyHeaders
 from gateway.waiting import Waiting
 
 __all__ = ["Arrival", "Arrivals", "Caller", "EdgeSettings", "Http", "too_many_requests"]
@@ -56,16 +56,16 @@ class Arrivals:
     def __init__(self, settings: EdgeSettings, limits: ConnectionLimits | None = None) -> None:
         self.settings = settings
         self.limits = limits or ConnectionLimits()
-        self.heads = Waiting(
+        self.heads: Waiting[asyncio.Transport] = Waiting(
             lambda transport: transport.abort(),
             limit=settings.max_half_open,
             timeout_s=settings.request_timeout_s,
         )
-        self.idle = Waiting(
+        self.idle: Waiting[asyncio.Transport] = Waiting(
             lambda transport: transport.close(), limit=settings.max_idle, timeout_s=settings.keep_alive_s
         )
+        self.proxy_headers = ProxyHeaders(limit=settings.max_half_open, timeout_s=settings.request_timeout_s)
         self._forwarded_ignored = 0
-        self._proxy_headers_refused = 0
 
     def call(self, address: str) -> Caller:
         """Who is at the other end, now that it is known which address that is; it is counted in here."""
@@ -88,47 +88,39 @@ class Arrivals:
             self._forwarded_ignored += 1
             return proxy
 
-    def proxy_source(self, data: bytes) -> tuple[str | None, bytes] | None:
-        """What the PROXY header says, and what follows it; None: it is not complete.
-
-        Raises ProxyHeaderError.
-        """
-        try:
-            header = read_proxy_header(data)
-        except ProxyHeaderError:
-            self._proxy_headers_refused += 1
-            raise
-        return None if header is None else (header.source, data[header.size :])
+    def drop_all(self) -> None:
+        """Whatever has not said yet what it wants."""
+        self.heads.drop_all()
+        self.proxy_headers.waiting.drop_all()
 
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
+        headers = self.proxy_headers.waiting
         return {
-            "gateway_half_open_connections": len(self.heads),
+            "gateway_half_open_connections": len(self.heads) + len(headers),
             "gateway_idle_http_connections": len(self.idle),
             "gateway_connections_dropped": {
-                "no_request": self.heads.timed_out,
-                "half_open": self.heads.crowded_out,
+                "no_request": self.heads.timed_out + headers.timed_out,
+                "half_open": self.heads.crowded_out + headers.crowded_out,
                 "idle": self.idle.crowded_out,
             },
             "gateway_forwarded_ignored": self._forwarded_ignored,
-            "gateway_proxy_headers_refused": self._proxy_headers_refused,
+            "gateway_proxy_headers_refused": self.proxy_headers.refused,
         }
 
 
 class Arrival(asyncio.Protocol):
-    """One connection that has not said anything yet, but for a PROXY header.
+    """One connection that has not said anything yet.
 
     It is small, because a stranger can have thousands of it for nothing; HTTP begins with the first byte.
     """
 
-    __slots__ = ("_arrivals", "_caller", "_http", "_transport", "_unread")
+    __slots__ = ("_arrivals", "_caller", "_http", "_transport")
 
     def __init__(self, arrivals: Arrivals, http: Callable[[Caller], Http], caller: Caller) -> None:
         self._arrivals = arrivals
         self._http = http
-        self._caller: Caller | None = caller
-        # Of a PROXY header; None: there is none to come.
-        self._unread = b"" if caller.through_proxy and arrivals.settings.proxy_protocol else None
+        self._caller = caller
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,21 +128,14 @@ class Arrival(asyncio.Protocol):
         self._arrivals.heads.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._caller is None or self._transport is None:
-            return  # turned away
-        if self._unread is not None:
-            rest = self._read_header(self._unread + data, self._transport)
-            if not rest:
-                return
-            data = rest
+        transport = cast("asyncio.Transport", self._transport)
         http = self._http(self._caller)
-        http.connection_made(self._transport)
-        self._transport.set_protocol(cast("asyncio.BaseProtocol", http))
+        http.connection_made(transport)
+        transport.set_protocol(cast("asyncio.BaseProtocol", http))
         http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is not None:
-            self._arrivals.heads.discard(self._transport)
+        self._arrivals.heads.discard(cast("asyncio.Transport", self._transport))
         self._leave()
 
     def give_up(self) -> None:
@@ -159,33 +144,8 @@ class Arrival(asyncio.Protocol):
             self._leave()
 
     def _leave(self) -> None:
-        caller, self._caller = self._caller, None
-        if caller is not None and caller.admitted:
-            self._arrivals.limits.leave(caller.address)
-
-    def _read_header(self, data: bytes, transport: asyncio.Transport) -> bytes:
-        """What follows a PROXY header; nothing while it is not complete, or when it is none."""
-        try:
-            read = self._arrivals.proxy_source(data)
-        except ProxyHeaderError:
-            # It is no HTTP: there is nothing that a proxy would understand.
-            transport.abort()
-            return b""
-        if read is None:
-            self._unread = data
-            return b""
-        self._unread = None
-        source, rest = read
-        if source is None:  # a health check of the proxy's own, or somebody without an address
-            return rest
-        caller = self._caller = self._arrivals.call(source)
-        if caller.refusal is None or caller.refusal.told:
-            return rest
-        self._caller = None
-        self._arrivals.heads.discard(transport)
-        transport.write(too_many_requests(caller.refusal.retry_after_s))
-        transport.close()
-        return b""
+        if self._caller.admitted:
+            self._arrivals.limits.leave(self._caller.address)
 
 
 _TEXT: Final = (

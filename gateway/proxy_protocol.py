@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.addresses import plain_address
 
-__all__ = ["MAX_HEADER_BYTES", "ProxyHeader", "ProxyHeaderError", "read_proxy_header"]
+__all__ = ["MAX_HEADER_BYTES", "ProxyHeader", "ProxyHeaderError", "missing_bytes", "read_proxy_header"]
 
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _FIXED: Final = 16
@@ -54,6 +54,13 @@ def read_proxy_header(data: bytes) -> ProxyHeader | None:
     if len(data) < size:
         return None
     return ProxyHeader(_source(data, family) if command == _PROXY else None, size)
+
+
+def missing_bytes(data: bytes | bytearray) -> int:
+    """How many more may be read without reading what follows the header; `data` is the beginning of one."""
+    if len(data) < _FIXED:
+        return _FIXED - len(data)
+    return _FIXED + int.from_bytes(data[14:16]) - len(data)
 
 
 def _source(data: bytes, family: int) -> str | None:

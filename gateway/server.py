@@ -189,7 +189,7 @@ class HttpServer:
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Closes what is open; requests that are being answered have `timeout_s`."""
         self.stop_accepting()
-        self._arrivals.heads.drop_all()
+        self._arrivals.drop_all()
         for connection in list(self._state.connections):
             connection.shutdown()
         loop = asyncio.get_running_loop()

@@ -1,10 +1,13 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 __all__ = ["Waiting"]
 
+W = TypeVar("W", bound=Hashable)
 
-class Waiting:
+
+class Waiting(Generic[W]):
     """Connections that wait for something of their client, longest first: bounded in number and in time.
 
     Who has waited longest is dropped when there are too many: a client that means well needs a round trip, so
@@ -12,12 +15,12 @@ class Waiting:
     one timer serves them all, at the price of an entry in a dictionary each.
     """
 
-    def __init__(self, drop: Callable[[asyncio.Transport], object], *, limit: int, timeout_s: float) -> None:
+    def __init__(self, drop: Callable[[W], object], *, limit: int, timeout_s: float) -> None:
         """`limit` 0: any number. `drop` is called once for each that is too long here, which is out then."""
         self._drop = drop
         self._limit = limit
         self._timeout_s = timeout_s
-        self._since: dict[asyncio.Transport, float] = {}
+        self._since: dict[W, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.crowded_out = 0
         self.timed_out = 0
@@ -25,21 +28,21 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._since)
 
-    def __contains__(self, transport: asyncio.Transport) -> bool:
-        return transport in self._since
+    def __contains__(self, one: W) -> bool:
+        return one in self._since
 
-    def add(self, transport: asyncio.Transport) -> None:
+    def add(self, one: W) -> None:
         loop = asyncio.get_running_loop()
-        self._since[transport] = loop.time()
+        self._since[one] = loop.time()
         if self._limit and len(self._since) > self._limit:
             self.crowded_out += 1
             self._drop_oldest()
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s, self._look)
 
-    def discard(self, transport: asyncio.Transport) -> None:
+    def discard(self, one: W) -> None:
         """It waits no longer, if it did."""
-        self._since.pop(transport, None)
+        self._since.pop(one, None)
 
     def drop_all(self) -> None:
         while self._since:
@@ -49,9 +52,9 @@ class Waiting:
             self._timer = None
 
     def _drop_oldest(self) -> None:
-        transport = next(iter(self._since))
-        del self._since[transport]
-        self._drop(transport)
+        one = next(iter(self._since))
+        del self._since[one]
+        self._drop(one)
 
     def _look(self) -> None:
         self._timer = None

@@ -67,7 +67,10 @@ async def told(client: Any) -> tuple[int, int]:
 
 async def nobody_is_left(gate: Gate, limits: ConnectionLimits) -> bool:
     await eventually(lambda: limits.statistics()["connections"] == 0, timeout_s=5)
-    await eventually(lambda: len(gate.arrivals.heads) == len(gate.arrivals.idle) == 0, timeout_s=5)
+    headers = gate.arrivals.proxy_headers.waiting
+    await eventually(
+        lambda: len(gate.arrivals.heads) == len(gate.arrivals.idle) == len(headers) == 0, timeout_s=5
+    )
     return limits.statistics()["addresses"] == 0
 
 
@@ -186,6 +189,12 @@ class TestProxyProtocol:
         async with gate.raw() as raw:
             raw[1].write(proxy_header("198.51.100.1")[:20])
             assert await said(raw) == b""
+
+    async def test_a_proxy_that_goes_away_before_it_ends(self, gate: Gate) -> None:
+        async with gate.raw() as raw:
+            raw[1].write(proxy_header("198.51.100.1")[:20])
+            await eventually(lambda: len(gate.arrivals.proxy_headers.waiting) == 1, timeout_s=5)
+        await eventually(lambda: len(gate.arrivals.proxy_headers.waiting) == 0, timeout_s=0.4)
 
     async def test_whoever_is_no_proxy_speaks_http(self) -> None:
         edge = EdgeSettings(proxies=Networks([ip_network("10.0.0.0/8")]), proxy_protocol=True)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy_protocol import MAX_HEADER_BYTES, ProxyHeader, ProxyHeaderError, read_proxy_header
+from gateway.proxy_protocol import (
+    MAX_HEADER_BYTES,
+    ProxyHeader,
+    ProxyHeaderError,
+    missing_bytes,
+    read_proxy_header,
+)
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
@@ -80,6 +86,12 @@ class TestAnyBytes:
     @given(cut=st.integers(0, 51))
     def test_a_part_of_a_header_waits_for_the_rest(self, cut: int) -> None:
         assert read_proxy_header(ipv6("2001:db8::7")[:cut]) is None
+
+    @given(cut=st.integers(0, 51), tlvs=st.binary(max_size=60))
+    def test_never_more_is_read_than_the_header(self, cut: int, tlvs: bytes) -> None:
+        data = ipv4("192.0.2.7", tlvs=tlvs)
+        cut = min(cut, len(data) - 1)
+        assert 0 < missing_bytes(data[:cut]) <= len(data) - cut
 
     @given(data=st.binary(max_size=300), signed=st.booleans())
     def test_a_header_an_error_or_more_to_come(self, data: bytes, signed: bool) -> None:

@@ -37,7 +37,9 @@ class TestWaiting:
     async def test_each_is_dropped_when_its_time_is_over(self) -> None:
         loop = asyncio.get_running_loop()
         dropped: dict[asyncio.Transport, float] = {}
-        waiting = Waiting(lambda each: dropped.update({each: loop.time()}), limit=0, timeout_s=0.1)
+        waiting: Waiting[asyncio.Transport] = Waiting(
+            lambda each: dropped.update({each: loop.time()}), limit=0, timeout_s=0.1
+        )
         began = loop.time()
         first, gone, second = (transport() for _ in range(3))
         waiting.add(first)
