@@ -41,7 +41,6 @@ class Acceptor:
         self._make = make
         self._options = options or {}
         self._listening: socket.socket | None = None
-        self._taking: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, listening: socket.socket) -> None:
@@ -102,17 +101,17 @@ class Acceptor:
         return False
 
     def _take_in(self, accepted: socket.socket, caller: Caller) -> None:
-        loop = asyncio.get_running_loop()
+        loop, taking = asyncio.get_running_loop(), self._arrivals.taking
         arrival = self._make(caller)
 
         def taken(task: asyncio.Task[Any]) -> None:
-            self._taking.discard(task)
+            taking.discard(task)
             if task.cancelled() or task.exception() is not None:
                 accepted.close()
                 arrival.give_up()
 
         task = loop.create_task(loop.connect_accepted_socket(lambda: arrival, accepted, **self._options))
-        self._taking.add(task)
+        taking.add(task)
         task.add_done_callback(taken)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:

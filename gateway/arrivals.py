@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from gateway.addresses import Networks
 from gateway.admission import ConnectionLimits, Refusal
@@ -56,15 +56,19 @@ class Arrivals:
     def __init__(self, settings: EdgeSettings, limits: ConnectionLimits | None = None) -> None:
         self.settings = settings
         self.limits = limits or ConnectionLimits()
+        limit, timeout_s = settings.max_half_open, settings.request_timeout_s
+        # Each stage has the bounds of half-open connections. What the loop takes over is there in the next
+        # turn, unless it shakes hands for TLS first.
+        self.taking: Waiting[asyncio.Task[Any]] = Waiting(
+            lambda task: task.cancel(), limit=limit, timeout_s=timeout_s
+        )
         self.heads: Waiting[asyncio.Transport] = Waiting(
-            lambda transport: transport.abort(),
-            limit=settings.max_half_open,
-            timeout_s=settings.request_timeout_s,
+            lambda transport: transport.abort(), limit=limit, timeout_s=timeout_s
         )
         self.idle: Waiting[asyncio.Transport] = Waiting(
             lambda transport: transport.close(), limit=settings.max_idle, timeout_s=settings.keep_alive_s
         )
-        self.proxy_headers = ProxyHeaders(limit=settings.max_half_open, timeout_s=settings.request_timeout_s)
+        self.proxy_headers = ProxyHeaders(limit=limit, timeout_s=timeout_s)
         self._forwarded_ignored = 0
 
     def call(self, address: str) -> Caller:
@@ -90,18 +94,19 @@ class Arrivals:
 
     def drop_all(self) -> None:
         """Whatever has not said yet what it wants."""
-        self.heads.drop_all()
         self.proxy_headers.waiting.drop_all()
+        self.taking.drop_all()
+        self.heads.drop_all()
 
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
-        headers = self.proxy_headers.waiting
+        half_open: Sequence[Waiting[Any]] = (self.proxy_headers.waiting, self.taking, self.heads)
         return {
-            "gateway_half_open_connections": len(self.heads) + len(headers),
+            "gateway_half_open_connections": sum(map(len, half_open)),
             "gateway_idle_http_connections": len(self.idle),
             "gateway_connections_dropped": {
-                "no_request": self.heads.timed_out + headers.timed_out,
-                "half_open": self.heads.crowded_out + headers.crowded_out,
+                "no_request": sum(each.timed_out for each in half_open),
+                "half_open": sum(each.crowded_out for each in half_open),
                 "idle": self.idle.crowded_out,
             },
             "gateway_forwarded_ignored": self._forwarded_ignored,

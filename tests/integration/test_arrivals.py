@@ -67,10 +67,9 @@ async def told(client: Any) -> tuple[int, int]:
 
 async def nobody_is_left(gate: Gate, limits: ConnectionLimits) -> bool:
     await eventually(lambda: limits.statistics()["connections"] == 0, timeout_s=5)
-    headers = gate.arrivals.proxy_headers.waiting
-    await eventually(
-        lambda: len(gate.arrivals.heads) == len(gate.arrivals.idle) == len(headers) == 0, timeout_s=5
-    )
+    counts = gate.arrivals.statistics
+    await eventually(lambda: counts()["gateway_half_open_connections"] == 0, timeout_s=5)
+    await eventually(lambda: counts()["gateway_idle_http_connections"] == 0, timeout_s=5)
     return limits.statistics()["addresses"] == 0
 
 
