@@ -69,16 +69,14 @@ class Acceptor:
         while left > 0:
             try:
                 accepted, peer = listening.accept()
-            except ConnectionAbortedError:
-                left -= _REFUSED
-                continue
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._pause(listening, error)
-                return
+                if error.errno in _EXHAUSTED:
+                    self._pause(listening, error)
+                    return
+                left -= _REFUSED  # of that connection (accept(2))
+                continue
             accepted.setblocking(False)
             caller = self._arrivals.call(peer[0] if isinstance(peer, tuple) else "")
             if caller.through_proxy and self._arrivals.settings.proxy_protocol:
@@ -106,9 +104,12 @@ class Acceptor:
 
         def taken(task: asyncio.Task[Any]) -> None:
             taking.discard(task)
-            if task.cancelled() or task.exception() is not None:
+            error = None if task.cancelled() else task.exception()
+            if task.cancelled() or error is not None:
                 accepted.close()
                 arrival.give_up()
+            if error is not None and not isinstance(error, OSError):
+                log.error("a connection could not be taken over", exc_info=error)
 
         task = loop.create_task(loop.connect_accepted_socket(lambda: arrival, accepted, **self._options))
         taking.add(task)

@@ -74,7 +74,8 @@ class _HttpConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        self.arrivals.idle.discard(self.transport)
+        if self.arrivals.idle.discard(self.transport):
+            self.arrivals.heads.add(self.transport)  # also if it is an empty line, which begins no request
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade:
@@ -94,9 +95,8 @@ class _HttpConnection(HttpToolsProtocol):
                 self._end(_HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        if not self._in_head:  # not the first request of the connection
-            self._in_head = True
-            self.arrivals.heads.add(self.transport)
+        self._in_head = True
+        self.arrivals.heads.add(self.transport)
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -32,6 +32,9 @@ class Waiting(Generic[W]):
         return one in self._since
 
     def add(self, one: W) -> None:
+        """It waits from now on, if it does not yet."""
+        if one in self._since:
+            return
         loop = asyncio.get_running_loop()
         self._since[one] = loop.time()
         if self._limit and len(self._since) > self._limit:
@@ -40,9 +43,9 @@ class Waiting(Generic[W]):
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s, self._look)
 
-    def discard(self, one: W) -> None:
-        """It waits no longer, if it did."""
-        self._since.pop(one, None)
+    def discard(self, one: W) -> bool:
+        """It waits no longer; whether it did."""
+        return self._since.pop(one, None) is not None
 
     def drop_all(self) -> None:
         while self._since:

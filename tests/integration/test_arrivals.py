@@ -303,6 +303,14 @@ class TestHeads:
                 assert b"<127.0.0.1>" in await asked(second)
             assert gate.arrivals.idle.crowded_out == 1
 
+    async def test_empty_lines_between_requests_keep_nothing_open(self) -> None:
+        async with make_gate(app=APP, edge=EdgeSettings(request_timeout_s=0.3)) as gate, gate.raw() as raw:
+            assert b"<127.0.0.1>" in await asked(raw)
+            while not raw[0].at_eof() and raw[0].exception() is None:
+                raw[1].write(b"\r\n")
+                await asyncio.sleep(0.02)
+            assert gate.arrivals.heads.timed_out == 1
+
     async def test_a_server_that_stops_waits_for_none(self) -> None:
         async with make_gate(app=APP) as gate, gate.raw() as raw:
             await eventually(lambda: len(gate.arrivals.heads) == 1, timeout_s=5)
