@@ -27,7 +27,7 @@ from load.stack import GATEWAY, Gateway, Servers, serve_process
 from load.usage import Usage
 from load.waiting import until, until_answered
 
-__all__ = ["FLOOD", "FloodReport", "FloodResult", "measure_flood"]
+__all__ = ["FLOOD", "HALF_OPEN", "SHAKEN", "FloodReport", "FloodResult", "measure_flood"]
 
 CLIENTS: Final = 1000
 PRODUCTS: Final = 200
@@ -116,7 +116,14 @@ class _Good:
 
 
 async def measure_flood(
-    servers: Servers, *, idle: str, clients: int, strangers: int, handshakes_per_s: float, seconds: float
+    servers: Servers,
+    *,
+    idle: str,
+    clients: int,
+    strangers: int,
+    handshakes_per_s: float,
+    seconds: float,
+    settle_s: float = SETTLE_S,
 ) -> FloodResult:
     """With the settings of the gateway that concern strangers at their defaults. Raises SinkFailed,
     RuntimeError or TimeoutError if a good client is not served."""
@@ -141,7 +148,7 @@ async def measure_flood(
             client.subscribe([topics[number % len(topics)]])
             good.clients.append(client)
         await until(lambda: good.snapshots >= clients, timeout_s=OPEN_S)
-        await _phase(servers, gateway, good, topics, tokens[0], SETTLE_S)
+        await _phase(servers, gateway, good, topics, tokens[0], settle_s)
         quiet = await _phase(servers, gateway, good, topics, tokens[0], seconds)
         [silent, flooder] = await stack.enter_async_context(line_workers("load.flood_worker", 2, ["--nice"]))
         if idle == HALF_OPEN:
@@ -254,7 +261,7 @@ async def _mint(servers: Servers, secret: str, subject: str) -> str:
 
 
 async def _run(bench: Bench) -> Report:
-    clients, strangers, seconds = (200, 1000, 5.0) if bench.quick else (CLIENTS, IDLE, 20.0)
+    clients, strangers, seconds = (200, 1000, 5.0) if bench.quick else (CLIENTS, IDLE, 15.0)
     results = [
         await measure_flood(
             bench.servers,
