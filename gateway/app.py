@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals
 from gateway.auth.authority import Authority
 from gateway.auth.building import anonymous, make_authority, make_signatures
 from gateway.auth.entrance import Entrance
@@ -18,13 +20,13 @@ from gateway.certificate import ServerCertificate
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
+from gateway.edge_settings import edge_settings
 from gateway.errors import CommandFailed
 from gateway.http.app import make_client_app
 from gateway.http.ops import make_ops_app
 from gateway.http.ports import Readiness
 from gateway.http_source import TopicSnapshots
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.monitor import watch_loop, watch_round_trip
 from gateway.rates import TIMEOUT_S, Rates, shared_limits
@@ -199,7 +201,13 @@ async def _replica(
             is_void = revocations.is_revoked if signatures is None else signatures.is_void
             identifies = authority is not None or signatures is not None
             tickets = TicketOffice(credentials, is_revoked=is_void) if identifies else None
-            realtime = _make_realtime(settings, metrics, feed, authority, tickets, rates)
+            connection_limits = ConnectionLimits(
+                max_connections=settings.max_connections,
+                per_address=settings.max_connections_per_address,
+                handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
+                shared=rates.take_handshake,
+            )
+            realtime = _make_realtime(settings, metrics, feed, authority, tickets, rates, connection_limits)
             standing = Standing(realtime.hub.freshness, timeout_s=timeout_s)
             lookout = Lookout(
                 settings.require_database_url(), period_s=settings.canary_ms / 1000, timeout_s=timeout_s
@@ -254,10 +262,13 @@ async def _replica(
                 page=page is not None,
                 page_settings=page,
             )
+            arrivals = Arrivals(edge_settings(settings), connection_limits)
+            metrics.watch(arrivals.statistics)
             server = HttpServer(
                 app,
                 websocket=ClientConnection,
                 state={"realtime": realtime},
+                arrivals=arrivals,
                 tls=None if certificate is None else certificate.context,
             )
             yield _Replica(realtime, standing, server, services, metrics, settings.drain_s)
@@ -321,6 +332,7 @@ def _make_realtime(
     authority: Authority | None,
     tickets: TicketOffice | None,
     rates: Rates,
+    connection_limits: ConnectionLimits,
 ) -> Realtime:
     hub_settings = HubSettings(
         flush_s=settings.flush_ms / 1000,
@@ -338,6 +350,7 @@ def _make_realtime(
             authority=authority,
             tickets=tickets,
             max_unauthenticated=settings.max_unauthenticated,
+            max_per_principal=settings.max_connections_per_principal,
             leeway_s=settings.jwt_leeway_s,
         ),
         limits=ClientLimits(
@@ -347,11 +360,7 @@ def _make_realtime(
             pending_bytes=settings.pending_bytes,
         ),
         rates=rates,
-        connection_limits=ConnectionLimits(
-            max_connections=settings.max_connections,
-            per_address=settings.max_connections_per_address,
-            handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
-        ),
+        connection_limits=connection_limits,
         origins=settings.allowed_origins,
         heartbeat_s=settings.heartbeat_s,
         slow_client_s=settings.slow_client_s,

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.auth.service_keys import BadServiceKeys
+from gateway.edge_settings import ConnectionSettings
 from gateway.errors import SettingsError
 from gateway.redact import redact
 from gateway.server_urls import check_files
@@ -34,7 +35,7 @@ PREFIX: Final = "GATEWAY_"
 DOCUMENT: Final = "docs/settings.md"
 
 
-class Settings(LimitSettings, IdentitySettings, TlsSettings, BaseSettings):
+class Settings(ConnectionSettings, LimitSettings, IdentitySettings, TlsSettings, BaseSettings):
     """Every setting of the gateway; units are in the names, and nothing else reads the environment.
 
     Options of the command line win over the environment, which wins over `..._FILE`. An empty variable

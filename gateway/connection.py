@@ -6,6 +6,7 @@ and the hub's frames are written straight to the transport.
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
+from gateway.arrivals import Caller
 from gateway.frames import pong_frame
-from gateway.handshake import Handshake, Rejection, switching_protocols
+from gateway.handshake import Rejection, switching_protocols
 from gateway.identifying import Identifying
 from gateway.incoming import Incoming, websocket_logger
 from gateway.limits import MessageLimit
@@ -105,8 +107,6 @@ class ClientConnection(Identifying):
         self._server_connections.add(self)
         pending_bytes = self._realtime.limits.pending_bytes
         self.transport.set_write_buffer_limits(high=pending_bytes, low=pending_bytes // 4)
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if peer else ""
 
     def data_received(self, data: bytes) -> None:
         protocol = self._protocol
@@ -228,42 +228,49 @@ class ClientConnection(Identifying):
 
     # --- handshake
 
-    def shake_hands(self, request: Request) -> None:
+    def shake_hands(self, request: Request, caller: Caller) -> None:
         """The first that is called after connection_made(), with a request that was read already."""
+        self.address = caller.address
+        self._admitted = caller.admitted
         answer = self._realtime.read_handshake(request.path, request.headers)
         if isinstance(answer, Rejection):
-            refusal = self._refuse_handshake()
-            response: Response = refusal.reject(answer.status, answer.message + "\n")
-            if answer.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-                response.headers["Retry-After"] = str(self._realtime.retry_after_s)
-            refusal.send_response(response)
-            self._flush()
+            self._reject(answer, self._realtime.retry_after_s)
             return
         try:
             accept, _, _ = _HANDSHAKES.process_request(request)
         except InvalidHandshake:
-            refusal = self._refuse_handshake()
-            refusal.send_response(refusal.accept(request))  # which words the refusal
+            failed = self._fail_handshake()
+            failed.send_response(failed.accept(request))  # which words the refusal
             self._flush()
+            return
+        refusal = caller.refusal
+        if refusal is None and not self._admitted:  # a client behind a proxy is known only now
+            refusal = self._realtime.admit(self)
+            self._admitted = refusal is None
+        if refusal is not None and not refusal.told:
+            message = "too many connections from this address"
+            self._reject(Rejection(HTTPStatus.TOO_MANY_REQUESTS, message, ""), refusal.retry_after_s)
             return
         self._shaken = True
         self.transport.write(switching_protocols(accept, answer.subprotocol))
-        self._open(answer)
+        self.session_id = secrets.token_hex(8)
+        if refusal is None:
+            self._identify(answer)
+        else:
+            self._begin(answer.dialect, None)
+            self._send_off(refusal)
 
-    def _refuse_handshake(self) -> ServerProtocol:
+    def _reject(self, rejection: Rejection, retry_after_s: float) -> None:
+        failed = self._fail_handshake()
+        response: Response = failed.reject(rejection.status, rejection.message + "\n")
+        if rejection.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+            response.headers["Retry-After"] = str(math.ceil(retry_after_s))
+        failed.send_response(response)
+        self._flush()
+
+    def _fail_handshake(self) -> ServerProtocol:
         self._refusal = ServerProtocol(select_subprotocol=_no_subprotocol, logger=websocket_logger)
         return self._refusal
-
-    def _open(self, handshake: Handshake) -> None:
-        realtime = self._realtime
-        refusal = realtime.admit(self)
-        if refusal is not None:
-            # Browsers can not read an HTTP status: the close code says it.
-            self.close(Close.TOO_MANY)
-            return
-        self._admitted = True
-        self.session_id = secrets.token_hex(8)
-        self._identify(handshake)
 
     # --- messages
 

@@ -1,12 +1,14 @@
 """The part of a connection that has to do with who its client is."""
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
 
 import structlog
 
+from gateway.admission import Refusal
 from gateway.handshake import Handshake
 from gateway.outgoing import Outgoing
 from gateway.rates import RateKind, holder, rate_limited
@@ -14,6 +16,7 @@ from gateway.realtime import Realtime
 from gateway.server import WebSocketProtocol
 from gateway.sockets import direct_fd
 from gateway.turns import Turns
+from protocol.dialects import Dialect
 from protocol.errors import Close, CloseCode, ErrorCode, ProtocolError
 from protocol.principal import Principal
 from protocol.session import Authenticate, Event, Session
@@ -97,20 +100,13 @@ class Identifying(WebSocketProtocol):
             return  # gone meanwhile
         realtime = self._realtime
         principal = None if isinstance(identity, ProtocolError) else identity
-        self._outgoing = Outgoing(
-            self.transport, handshake.dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
-        )
-        session = self._session = realtime.make_session(handshake.dialect, principal)
-        self._outgoing.send(
-            "welcome",
-            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
-        )
-        log.info("connection open", session=self.session_id, address=self.address)
+        session = self._begin(handshake.dialect, principal)
         if isinstance(identity, ProtocolError):
             self._turn_away(identity)
             return
-        if not realtime.entrance.settle(self, principal):
-            self.close(Close.TOO_MANY)
+        refusal = realtime.entrance.settle(self, principal)
+        if refusal is not None:
+            self._send_off(refusal)
             return
         realtime.opened(self)
         if principal is None:
@@ -118,6 +114,30 @@ class Identifying(WebSocketProtocol):
             self._timer = loop.call_later(realtime.auth_timeout_s, self.close, Close.AUTH_TIMEOUT)
         self._handle(session.subscribe_on_open(handshake.topics))
         self._go_on()
+
+    def _begin(self, dialect: Dialect, principal: Principal | None) -> Session:
+        realtime = self._realtime
+        outgoing = self._outgoing = Outgoing(
+            self.transport, dialect, realtime.metrics, owner=self, fd=direct_fd(self.transport)
+        )
+        session = self._session = realtime.make_session(dialect, principal)
+        outgoing.send(
+            "welcome",
+            session.welcome(session=self.session_id, heartbeat_s=realtime.heartbeat_s, now=datetime.now(UTC)),
+        )
+        log.info("connection open", session=self.session_id, address=self.address)
+        return session
+
+    def _send_off(self, refusal: Refusal) -> None:
+        """There are too many: says so, and when to come back. Browsers can not read the status of a refused
+        upgrade."""
+        error = ProtocolError(
+            ErrorCode.RATE_LIMITED,
+            "too many connections; come back later",
+            retry_after_ms=math.ceil(refusal.retry_after_s * 1000),
+        )
+        self.outgoing.send("error", self.outgoing.dialect.error(error))
+        self.close(Close.TOO_MANY)
 
     def _authenticate(self, event: Authenticate) -> None:
         self._held = []
@@ -153,7 +173,10 @@ class Identifying(WebSocketProtocol):
         events = session.authenticate(request_id, identity)
         if session.principal is identity:
             self._cancel_timer()  # of who has no credentials in time
-            self._realtime.entrance.settle(self, identity)
+            refusal = self._realtime.entrance.settle(self, identity)
+            if refusal is not None:
+                self._send_off(refusal)
+                return
         self._handle(events)
         self._go_on()
 

@@ -1,9 +1,9 @@
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
-__all__ = ["Buckets", "ConnectionLimits", "Loads", "MessageLimit", "Refusal", "TokenBucket"]
+__all__ = ["Buckets", "Loads", "MessageLimit", "TokenBucket"]
 
 # Seconds worth of tokens a bucket holds: a client that subscribes to a page of topics at once is no abuser.
 BURST_S: Final = 10
@@ -141,76 +141,3 @@ class MessageLimit(TokenBucket):
         self._struck_at = now
         self._strikes += 1
         return self._strikes > self._rate
-
-
-class Refusal(NamedTuple):
-    """Why a handshake is refused: `reason` is a label of gateway_connections_refused."""
-
-    reason: str
-    retry_after_s: float
-
-
-class ConnectionLimits:
-    """Who may connect to this process: how many, how many from one address, and how fast from one.
-
-    Memory is bounded: an address without connections is forgotten once its bucket is full again, and beyond
-    `max_addresses` the one seen longest ago is forgotten, which at worst forgives it a burst.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_connections: int = 0,
-        per_address: int = 0,
-        handshakes_per_address_per_s: float = 0,
-        max_addresses: int = 100_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """0 stands for no limit."""
-        self._max_connections = max_connections
-        self._per_address = per_address
-        self._rate = handshakes_per_address_per_s
-        self._clock = clock
-        self._connections = 0
-        self._by_address: dict[str, int] = {}
-        self._handshakes: Buckets[TokenBucket] = Buckets(max_addresses)
-        self.refused = {"connections": 0, "address": 0, "handshake_rate": 0}
-
-    def admit(self, address: str) -> Refusal | None:
-        """Counts a connection in and returns None; else says why not, and `leave` must not be called."""
-        wait_s = self._handshake_wait(address)
-        if wait_s > 0:
-            return self._refuse("handshake_rate", wait_s)
-        if self._max_connections and self._connections >= self._max_connections:
-            return self._refuse("connections", 5.0)
-        if self._per_address and self._by_address.get(address, 0) >= self._per_address:
-            return self._refuse("address", 5.0)
-        self._connections += 1
-        self._by_address[address] = self._by_address.get(address, 0) + 1
-        return None
-
-    def leave(self, address: str) -> None:
-        """A connection that was admitted is gone."""
-        self._connections -= 1
-        left = self._by_address[address] - 1
-        if left:
-            self._by_address[address] = left
-        else:
-            del self._by_address[address]
-
-    def statistics(self) -> dict[str, int]:
-        """Open connections, and how many addresses are remembered."""
-        return {
-            "connections": self._connections,
-            "addresses": len(self._by_address),
-            "remembered": len(self._handshakes),
-        }
-
-    def _refuse(self, reason: str, retry_after_s: float) -> Refusal:
-        self.refused[reason] += 1
-        return Refusal(reason, retry_after_s)
-
-    def _handshake_wait(self, address: str) -> float:
-        if self._rate <= 0:
-            return 0.0
-        return self._handshakes.use(address, lambda: TokenBucket(self._rate, clock=self._clock)).take()

@@ -87,7 +87,32 @@ _DESCRIPTIONS: Final = (
         "counter",
         "Handshakes refused, by the limit that refused them: a limit too low, or an abuser.",
         "reason",
-        ("connections", "address", "handshake_rate", "draining", "origin", "unauthenticated"),
+        ("connections", "address", "handshake_rate", "draining", "origin", "unauthenticated", "principal"),
+    ),
+    Description(
+        "gateway_half_open_connections",
+        "gauge",
+        "Connections whose request has not come yet: many are an attack, or a network that loses much.",
+    ),
+    Description(
+        "gateway_idle_http_connections", "gauge", "Connections kept open after an HTTP answer, for another."
+    ),
+    Description(
+        "gateway_connections_dropped",
+        "counter",
+        "Connections given up before they were WebSockets: no request in time, or too many of a kind.",
+        "reason",
+        ("no_request", "half_open", "idle"),
+    ),
+    Description(
+        "gateway_forwarded_ignored",
+        "counter",
+        "Requests whose Forwarded or X-Forwarded-For was garbage, or the two differed: configure the proxy.",
+    ),
+    Description(
+        "gateway_proxy_headers_refused",
+        "counter",
+        "Connections of trusted proxies that did not begin with a PROXY header of version 2.",
     ),
     Description("gateway_authenticated_connections", "gauge", "Connections whose credentials end some time."),
     Description(

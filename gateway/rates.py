@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import ipaddress
 import random
 import time
 from collections import defaultdict
@@ -12,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
+from gateway.addresses import network_of
 from gateway.limits import Buckets, TokenBucket
 from gateway.setting_groups import LimitSettings
 from protocol.errors import ErrorCode, ProtocolError
@@ -25,7 +25,6 @@ __all__ = [
     "Rates",
     "SharedRates",
     "holder",
-    "network_of",
     "rate_limited",
     "shared_limits",
 ]
@@ -183,6 +182,10 @@ class Rates:
             self._owe(key, cost)
         return wait_s
 
+    def take_handshake(self, network: str) -> float:
+        """The seconds to wait for who wants to connect from there (network_of)."""
+        return self.take_nowait(RateKind.HANDSHAKES, f"address {network}")
+
     def charge(self, kind: RateKind, who: str, cost: float) -> None:
         """Takes what has been used already; the next one waits for it (wait_s)."""
         limit = self._limits.get(kind)
@@ -317,8 +320,9 @@ def rate_limited(message: str, wait_s: float) -> ProtocolError:
 
 
 def shared_limits(settings: LimitSettings) -> dict[RateKind, RateLimit]:
-    """Those of one principal, of all processes together."""
+    """Those of one principal, or one address, of all processes together."""
     rates = {
+        RateKind.HANDSHAKES: settings.handshakes_per_address_per_s,
         RateKind.AUTH: settings.auth_per_s,
         RateKind.TICKETS: settings.tickets_per_s,
         RateKind.HTTP: settings.http_requests_per_s,
@@ -332,20 +336,6 @@ def holder(principal: Principal | None, address: str) -> str:
     if principal is None or principal.expires_at is None:
         return f"address {network_of(address)}"
     return f"subject {principal.name}"
-
-
-def network_of(address: str) -> str:
-    """An IPv4 address, or the first half of an IPv6 one: the other half is each client's to choose (RFC 4291,
-    section 2.5.1). What is neither stands for itself."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 def _digest(who: str) -> str:

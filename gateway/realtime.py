@@ -12,11 +12,11 @@ from typing import Final, Protocol
 import structlog
 from websockets.datastructures import Headers
 
+from gateway.admission import ConnectionLimits, Refusal
 from gateway.auth.entrance import Entrance
 from gateway.freshness import Transition
 from gateway.handshake import Handshake, Rejection, read_handshake
 from gateway.hub import Hub, Told
-from gateway.limits import ConnectionLimits, Refusal
 from gateway.metrics import GatewayMetrics
 from gateway.origins import OriginPolicy
 from gateway.outgoing import Outgoing
@@ -151,7 +151,7 @@ class Realtime:
             "gateway_connections_opened": self._opened,
             "gateway_connections_refused": self._refused
             | self._connection_limits.refused
-            | {"unauthenticated": self.entrance.refused},
+            | self.entrance.refused,
             "gateway_stale": float(self.hub.freshness.stale),
             "gateway_doubted_connections": len(self.hub.doubts),
             "gateway_subscriptions": subscriptions["subscriptions"],

@@ -122,10 +122,15 @@ class LimitSettings(BaseModel):
         "connections",
     )
     max_connections_per_address: int = limit(
-        0, "Client connections from one address, of one process.", "connections"
+        5000,
+        "Client connections from one address (IPv6: one /64), of one process, HTTP included.",
+        "connections",
     )
     handshakes_per_address_per_s: int = limit(
-        0, "New connections from one address, of one process; bursts of ten times as many.", "per s"
+        200,
+        "New connections from one address (IPv6: one /64), on average; bursts of ten times as many, and of a"
+        " hundred times as many of all processes together.",
+        "per s",
     )
     messages_per_s: int = limit(
         1000,

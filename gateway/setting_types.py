@@ -1,6 +1,7 @@
 """The kinds of values a setting can have, each with the words that say what is allowed."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from gateway.addresses import Network
 from gateway.auth.algorithms import ASYMMETRIC, MIN_SECRET_BYTES
 from gateway.auth.service_file import read_key_file, services_in
 from gateway.auth.service_keys import read_service_keys
@@ -18,6 +20,7 @@ __all__ = [
     "HttpsUrl",
     "ListenAddress",
     "LogLevel",
+    "NetworkList",
     "Origins",
     "PostgresUrl",
     "RedisUrl",
@@ -60,6 +63,13 @@ def _parse_origins(value: object) -> tuple[str, ...]:
         if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
             raise ValueError("no origin")
     return tuple(origins)
+
+
+def _parse_networks(value: object) -> tuple[Network, ...]:
+    if isinstance(value, tuple):
+        return value
+    # Bits right of the prefix are refused: 10.0.0.5/8 is not what anybody means.
+    return tuple(ip_network(part.strip()) for part in str(value).split(",") if part.strip())
 
 
 def _parse_algorithms(value: object) -> tuple[str, ...]:
@@ -116,6 +126,7 @@ def _lower(value: object) -> str:
 Seconds = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_whole_stays_whole)]
 ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_parse_address)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
+NetworkList = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
 PostgresUrl = Annotated[str, _check_url("postgres", "postgresql")]
 RedisUrl = Annotated[str, _check_url("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")]
 HttpsUrl = Annotated[str, AfterValidator(_check_https)]

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 import uvloop
 
+from load.line_worker import WorkerEnded
 from load.machine import describe_machine
 from load.plot import draw
 from load.processes import raise_file_limit
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             figures = runner.run(_run(scenarios, quick=options.quick, plots=options.plots))
-    except (StackFailed, SinkFailed) as error:
+    except (StackFailed, SinkFailed, WorkerEnded) as error:
         print(f"load: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

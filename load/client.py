@@ -108,7 +108,9 @@ class Client(asyncio.Protocol):
         return rest
 
 
-async def connect(url: str, on_text: OnText, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
+async def connect(
+    url: str, on_text: OnText, *, token: str | None = None, timeout_s: float = CONNECT_TIMEOUT_S
+) -> Client:
     """Opens `url` (ws://). Raises ConnectionRefused, OSError or TimeoutError."""
     parts = urlsplit(url)
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
@@ -120,6 +122,7 @@ async def connect(url: str, on_text: OnText, *, timeout_s: float = CONNECT_TIMEO
         f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Protocol: inventory.v1",
+        *([f"Authorization: Bearer {token}"] if token else []),
     )
     request = "\r\n".join((*lines, "", "")).encode()
     async with asyncio.timeout(timeout_s):

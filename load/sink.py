@@ -7,9 +7,7 @@ limited to 20,000 open files, and an address to some 28,000 ports, so there are 
 import asyncio
 import base64
 import os
-import sys
 import time
-from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,9 +15,8 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any, Final
 
-import orjson
-
 from load.frames import client_frame
+from load.line_worker import LineWorker, line_workers
 from load.waiting import until_answered
 
 __all__ = ["Counts", "SinkFailed", "Sinks", "Visit", "open_sinks"]
@@ -27,13 +24,10 @@ __all__ = ["Counts", "SinkFailed", "Sinks", "Visit", "open_sinks"]
 # Connections that one process opens at the same time: more would measure the listening socket's backlog.
 AT_ONCE: Final = 100
 ADDRESSES: Final = 8
-ANSWER_S: Final = 60.0
-# A command line holds the requests of so many connections.
-LINE_BYTES: Final = 64 * 1024 * 1024
 
 
 class SinkFailed(RuntimeError):
-    """Connections were refused or lost, or a process of the sinks ended."""
+    """Connections were refused or lost."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +58,10 @@ class Counts:
     cpu_s: float
 
 
-class _Worker:
-    """A process and the conversation with it, one command at a time."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self._turn = asyncio.Lock()
-
-    async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        async with self._turn, asyncio.timeout(ANSWER_S):
-            self.process.stdin.write(orjson.dumps({"do": do, **arguments}) + b"\n")
-            await self.process.stdin.drain()
-            line = await self.process.stdout.readline()
-        if not line:
-            raise SinkFailed("a process of the sinks has ended")
-        answer: dict[str, Any] = orjson.loads(line)
-        return answer
-
-
 class Sinks:
     """All processes together. Made by open_sinks()."""
 
-    def __init__(self, workers: Sequence[_Worker]) -> None:
+    def __init__(self, workers: Sequence[LineWorker]) -> None:
         self._workers = workers
         self._numbers = 0
 
@@ -196,26 +170,5 @@ class Sinks:
 @asynccontextmanager
 async def open_sinks(processes: int = 1) -> AsyncIterator[Sinks]:
     """`processes` sinks, which end with the block."""
-    workers: list[_Worker] = []
-    try:
-        for _ in range(processes):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "load.sink_worker"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=LINE_BYTES,
-                start_new_session=True,
-            )
-            workers.append(_Worker(process))
+    async with line_workers("load.sink_worker", processes) as workers:
         yield Sinks(workers)
-    finally:
-        for worker in workers:
-            assert worker.process.stdin is not None
-            worker.process.stdin.close()
-        for worker in workers:
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    await worker.process.wait()
-            except TimeoutError:
-                worker.process.kill()
-                await worker.process.wait()

@@ -13,9 +13,9 @@ import orjson
 from load.children import StackFailed, answers, free_ports, running, started
 from load.client import realtime_url
 
-__all__ = ["Gateway", "Servers", "StackFailed", "relay_process", "serve_process", "start_servers"]
+__all__ = ["GATEWAY", "Gateway", "Servers", "StackFailed", "relay_process", "serve_process", "start_servers"]
 
-_GATEWAY: Final = (sys.executable, "-m", "gateway")
+GATEWAY: Final = (sys.executable, "-m", "gateway")
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,19 @@ async def start_servers(*, products: int, locations: int) -> AsyncIterator[Serve
             return orjson.loads(written.read_bytes()) if written.exists() else None
 
         log = directory / "servers.log"
-        async with running((*_GATEWAY, *command, *size), log) as process:
+        async with running((*GATEWAY, *command, *size), log) as process:
             state = await started(process, log, urls)
             yield Servers(state["database_url"], state["redis_url"], directory)
 
 
 @asynccontextmanager
 async def serve_process(servers: Servers, name: str, **settings: object) -> AsyncIterator[Gateway]:
-    """`serve` on free ports, ready for clients. `settings` are variables without prefix, in lower case."""
+    """`serve` on free ports, ready for clients. `settings` are variables without prefix, in lower case;
+    None: the default."""
     listen, ops_listen = (f"127.0.0.1:{port}" for port in free_ports(2))
     gateway_url, ops_url = f"http://{listen}", f"http://{ops_listen}"
     log = servers.directory / f"{name}.log"
-    command = (*_GATEWAY, "serve", "--listen", listen, "--ops-listen", ops_listen)
+    command = (*GATEWAY, "serve", "--listen", listen, "--ops-listen", ops_listen)
     async with running(command, log, _environment(servers, settings)) as process:
         await started(process, log, lambda: answers(f"{ops_url}/readyz"))
         yield Gateway(process.pid, gateway_url, ops_url)
@@ -76,7 +77,7 @@ async def serve_process(servers: Servers, name: str, **settings: object) -> Asyn
 async def relay_process(servers: Servers, name: str) -> AsyncIterator[int]:
     """`relay`, by its process id. Whether it is active yet is seen by a gateway's readiness."""
     log = servers.directory / f"{name}.log"
-    async with running((*_GATEWAY, "relay"), log, _environment(servers, {})) as process:
+    async with running((*GATEWAY, "relay"), log, _environment(servers, {})) as process:
         yield process.pid
 
 
@@ -88,9 +89,12 @@ def _environment(servers: Servers, settings: Mapping[str, object]) -> dict[str, 
         "drain_s": 0,
         "log_level": "warning",
         "log_format": "json",
+        # A load comes from a few addresses, as nobody else's clients do.
+        "max_connections_per_address": 0,
+        "handshakes_per_address_per_s": 0,
         **settings,
     }
-    return {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+    return {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
 
 def _opened(directory: Path) -> Path:

@@ -94,8 +94,8 @@ HOSTILE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hostile: no upgrade behind a request that is not answered",
         "gateway/server.py",
-        '        if websocket and not getattr(self.cycle, "response_complete", True):',
-        "        if False:",
+        '            if not getattr(self.cycle, "response_complete", True):',
+        "            if False:",
         (_SMUGGLING,),
     ),
     Mutation(

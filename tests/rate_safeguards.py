@@ -79,8 +79,8 @@ RATE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "IPv6 counts by its network",
         "gateway/rates.py",
-        "    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))\n",
-        "    return str(parsed)\n",
+        'f"address {network_of(address)}"',
+        'f"address {address}"',
         (f"{_RATES}::TestHolder",),
     ),
     Mutation(
@@ -88,7 +88,7 @@ RATE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "gateway/limits.py",
         "            if self._held[oldest].is_full() or len(self._held) >= self._most:\n",
         "            if self._held[oldest].is_full():\n",
-        (f"{_RATES}::TestHolder", "tests/unit/gateway/test_limits.py::TestBoundedMemory"),
+        (f"{_RATES}::TestHolder", "tests/unit/gateway/test_admission.py::TestBoundedMemory"),
     ),
     Mutation(
         "snapshots are charged",

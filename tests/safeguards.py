@@ -7,6 +7,7 @@ mutation written anew.
 from typing import Final
 
 from tests.capture_safeguards import CAPTURE_SAFEGUARDS
+from tests.edge_safeguards import EDGE_SAFEGUARDS
 from tests.hostile_safeguards import HOSTILE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
@@ -384,4 +385,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     *TLS_SAFEGUARDS,
     *VIEW_SAFEGUARDS,
     *RATE_SAFEGUARDS,
+    *EDGE_SAFEGUARDS,
 )

@@ -29,7 +29,7 @@ TLS_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "a handshake of TLS has its time",
         "gateway/server.py",
-        '                "ssl_handshake_timeout": self._request_timeout_s,\n',
+        '                "ssl_handshake_timeout": self._arrivals.settings.request_timeout_s,\n',
         "",
         (f"{_TLS}::TestHandshake",),
     ),

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.admission import FULL_RETRY_S, Refusal
 from gateway.auth.authority import Authority
 from gateway.auth.errors import UnknownKey
 from gateway.auth.expiry import ExpiryHeap
@@ -60,22 +61,25 @@ class Entrance:
         authority: Authority | None = None,
         tickets: Tickets | None = None,
         max_unauthenticated: int = 0,
+        max_per_principal: int = 0,
         leeway_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`anonymous`: who comes without credentials; None: they are needed. `authority` None: there are no
-        tokens. `max_unauthenticated`: of connections that have not said yet who they are; 0: any number.
-        `clock`: seconds since 1970."""
+        tokens. `max_unauthenticated`: of connections that have not said yet who they are;
+        `max_per_principal`: of one subject with credentials. 0: any number. `clock`: seconds since 1970."""
         self._anonymous = anonymous
         self._authority = authority
         self._tickets = tickets
         self._max_unauthenticated = max_unauthenticated
+        self._max_per_principal = max_per_principal
         self._clock = clock
         self._ends: ExpiryHeap[Guest] = ExpiryHeap(leeway_s=leeway_s)
         self._unauthenticated: set[Guest] = set()
+        self._by_subject: dict[str, int] = {}  # connections
         self._asking = 0
         self._tasks: asyncio.TaskGroup | None = None
-        self.refused = 0
+        self.refused = {"unauthenticated": 0, "principal": 0}
 
     @property
     def takes_tokens(self) -> bool:
@@ -140,32 +144,51 @@ class Entrance:
 
     # --- who is here
 
-    def settle(self, guest: Guest, principal: Principal | None) -> bool:
-        """The guest is this principal from here on, or has to say yet who it is. False: too many have not."""
+    def settle(self, guest: Guest, principal: Principal | None) -> Refusal | None:
+        """The guest is this principal from here on, or has to say yet who it is; else why it may not stay."""
         if principal is None:
             limit = self._max_unauthenticated
             if limit and len(self._unauthenticated) >= limit:
-                self.refused += 1
-                return False
+                return self._refuse("unauthenticated")
             self._unauthenticated.add(guest)
-            return True
+            return None
         self._unauthenticated.discard(guest)
-        if principal.expires_at is not None:
-            self._ends.hold(guest, principal, self._clock())
-            self._look()
-        return True
+        if principal.expires_at is None:
+            self._count_out(self._ends.forget(guest))
+            return None
+        if not self._ends.holds(guest):  # else it is renewed, which keeps the subject
+            here = self._by_subject.get(principal.name, 0)
+            if self._max_per_principal and here >= self._max_per_principal:
+                return self._refuse("principal")
+            self._by_subject[principal.name] = here + 1
+        self._ends.hold(guest, principal, self._clock())
+        self._look()
+        return None
 
     def leave(self, guest: Guest) -> None:
         self._unauthenticated.discard(guest)
-        self._ends.forget(guest)
+        self._count_out(self._ends.forget(guest))
 
     def revoked(self, is_revoked: Callable[[Principal], bool]) -> int:
         """Sends away whose credentials were revoked; how many."""
         found = [guest for guest, principal in self._ends.held() if is_revoked(principal)]
         for guest in found:
-            self._ends.forget(guest)
+            self._count_out(self._ends.forget(guest))
             guest.close(Close.UNAUTHENTICATED)
         return len(found)
+
+    def _refuse(self, reason: str) -> Refusal:
+        self.refused[reason] += 1
+        return Refusal(reason, FULL_RETRY_S)
+
+    def _count_out(self, principal: Principal | None) -> None:
+        if principal is None:
+            return
+        left = self._by_subject[principal.name] - 1
+        if left:
+            self._by_subject[principal.name] = left
+        else:
+            del self._by_subject[principal.name]
 
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
@@ -190,6 +213,7 @@ class Entrance:
     def _look(self) -> None:
         for due in self._ends.due(self._clock()):
             if due.ended:
+                self._count_out(due.principal)
                 due.holder.close(Close.UNAUTHENTICATED)
                 continue
             outgoing = due.holder.outgoing

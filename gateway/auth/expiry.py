@@ -44,6 +44,9 @@ class ExpiryHeap(Generic[HolderT]):
     def __len__(self) -> int:
         return len(self._held)
 
+    def holds(self, holder: HolderT) -> bool:
+        return holder in self._held
+
     def hold(self, holder: HolderT, principal: Principal, now: float) -> None:
         """From now on the holder has these credentials, instead of those it had."""
         end = principal.expires_at
@@ -57,10 +60,11 @@ class ExpiryHeap(Generic[HolderT]):
         heapq.heappush(self._heap, _Entry(end - WARNING_S, number, False, holder))
         self._compact()
 
-    def forget(self, holder: HolderT) -> None:
-        """The holder is gone."""
-        self._held.pop(holder, None)
+    def forget(self, holder: HolderT) -> Principal | None:
+        """The holder is gone; the credentials it had, if any."""
+        principal, _ = self._held.pop(holder, (None, -1))
         self._compact()
+        return principal
 
     def held(self) -> Iterator[tuple[HolderT, Principal]]:
         """Everybody, with the credentials in force."""

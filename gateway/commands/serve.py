@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from gateway.certificate import load_certificate, read_certificate
 from gateway.commands import hangup_signal, run_async, stop_signal
 from gateway.config import Settings, load_settings
+from gateway.edge_settings import edge_settings
 from gateway.garbage import keep_garbage_small
 from gateway.logs import configure_logging
 from gateway.sockets import bind_socket
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(overrides)
     settings.require_database_url()
     settings.require_redis_url()
+    edge_settings(settings)
     configure_logging(settings.log_level, settings.log_format)
     if options.worker is not None:
         from gateway.worker_link import WorkerLink, run_worker

@@ -7,6 +7,7 @@ from load.scenario import Scenario
 from load.scenarios.churn import CHURN
 from load.scenarios.connections import CONNECTIONS
 from load.scenarios.fanout import FANOUT
+from load.scenarios.flood import FLOOD
 from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
 from load.scenarios.ingest import INGEST
@@ -34,6 +35,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     SNAPSHOTS,
     RECONNECT_STORM,
     CHURN,
+    FLOOD,
     MIX,
     SHOP_SIDE,
 )

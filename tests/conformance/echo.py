@@ -15,11 +15,11 @@ from typing import Final
 import uvloop
 from starlette.applications import Starlette
 
+from gateway.admission import ConnectionLimits
 from gateway.auth.entrance import Entrance
 from gateway.connection import ClientConnection
 from gateway.handshake import Handshake
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Outgoing
 from gateway.realtime import ClientLimits, Realtime

@@ -12,13 +12,13 @@ import orjson
 import structlog
 from starlette.applications import Starlette
 
+from gateway.admission import ConnectionLimits
 from gateway.auth.authority import Authority
 from gateway.auth.entrance import Entrance
 from gateway.auth.keys import KeyRing, secret_key
 from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
@@ -166,7 +166,7 @@ class Harness:
     async def feed(self, chunks: Iterable[bytes]) -> str:
         """What came of a connection that has sent this, and is gone then. Raises Broken, and whatever is not
         caught where it should be."""
-        connection = self._server._make_connection()
+        connection = self._server._make_arrival(self._server._arrivals.call("127.0.0.1"))
         sock = FakeSocket(connection)
         connection.connection_made(sock)
         self._fed += 1

@@ -11,7 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from gateway.limits import ConnectionLimits
+from gateway.admission import ConnectionLimits
+from gateway.arrivals import EdgeSettings
 from gateway.rates import RateKind, RateLimit, Rates
 from gateway.realtime import ClientLimits
 from protocol.envelope import Beat
@@ -107,7 +108,10 @@ class TestHandshake:
         assert all("id" not in message for message in got)
 
     async def test_a_half_open_handshake_is_dropped(self) -> None:
-        async with make_gate(request_timeout_s=0.2) as gate, gate.raw() as (reader, writer):
+        async with (
+            make_gate(edge=EdgeSettings(request_timeout_s=0.2)) as gate,
+            gate.raw() as (reader, writer),
+        ):
             writer.write(b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgr")
             assert await asyncio.wait_for(ended(reader), 5)
 

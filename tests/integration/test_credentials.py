@@ -42,7 +42,11 @@ class Clock:
 
 @asynccontextmanager
 async def gated(
-    anonymous: Principal | None = None, *, max_unauthenticated: int = 0, **settings: Any
+    anonymous: Principal | None = None,
+    *,
+    max_unauthenticated: int = 0,
+    max_per_principal: int = 0,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Gate, Clock]]:
     clock = Clock()
     verifier = TokenVerifier(TokenRules(), KeyRing(secret_key(SECRET)), clock=clock)
@@ -50,6 +54,7 @@ async def gated(
         anonymous=anonymous,
         authority=Authority(verifier),
         max_unauthenticated=max_unauthenticated,
+        max_per_principal=max_per_principal,
         leeway_s=5,
         clock=clock,
     )
@@ -309,6 +314,56 @@ class TestTheCrowdAtTheDoor:
             await eventually(
                 lambda: gate.realtime.entrance.statistics()["gateway_unauthenticated_connections"] == 0
             )
+
+
+class TestConnectionsOfOnePrincipal:
+    async def test_a_subject_has_so_many_however_its_token_comes(self) -> None:
+        token = hs256(claims())
+        async with gated(PUBLIC, max_per_principal=1) as (gate, _):
+            async with gate.connect(**by_header(token)) as first:
+                await next_message(first, "welcome")
+                async with gate.connect(**by_header(token)) as second:
+                    error = await next_message(second, "error")
+                    assert (error["code"], error["retry_after_ms"]) == ("rate_limited", 5000)
+                    assert await closed_with(second) == 4429
+                async with gate.connect() as third:
+                    await send(third, type="auth", token=token)
+                    assert (await next_message(third, "error"))["code"] == "rate_limited"
+                    assert await closed_with(third) == 4429
+                async with gate.connect(**by_header(hs256(claims(sub="till-2")))) as other:
+                    assert (await next_message(other, "welcome"))["principal"] == "till-2"
+                await send(first, type="auth", id="a", token=token)  # renewed: it is one still
+                assert (await next_message(first, "authenticated"))["id"] == "a"
+            assert gate.realtime.entrance.refused == {"unauthenticated": 0, "principal": 2}
+            await eventually(
+                lambda: not gate.realtime.entrance.statistics()["gateway_authenticated_connections"]
+            )
+            async with gate.connect(**by_header(token)) as again:
+                assert (await next_message(again, "welcome"))["principal"] == "till-1"
+
+    async def test_anonymous_ones_are_not_counted(self) -> None:
+        async with (
+            gated(PUBLIC, max_per_principal=1) as (gate, _),
+            gate.connect() as first,
+            gate.connect() as second,
+        ):
+            for client in (first, second):
+                await send(client, type="ping")
+                await next_message(client, "pong")
+
+    async def test_whoever_is_sent_away_makes_room(self) -> None:
+        async with gated(max_per_principal=1) as (gate, clock):
+            for way in ("expired", "revoked"):
+                async with gate.connect(**by_header(hs256(claims(exp=clock.now + 60)))) as first:
+                    await next_message(first, "welcome")
+                    if way == "expired":
+                        clock.now += 70
+                    else:
+                        gate.realtime.entrance.revoked(lambda _: True)
+                    assert await closed_with(first) == 4401
+                    async with gate.connect(**by_header(hs256(claims(exp=clock.now + 60)))) as second:
+                        await send(second, type="ping")
+                        await next_message(second, "pong")
 
 
 class TestAnUnknownKey:

@@ -12,6 +12,7 @@ from load.comparison import Plan
 from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
 from load.scenarios.fanout import measure_fanout
+from load.scenarios.flood import HALF_OPEN, SHAKEN, measure_flood
 from load.scenarios.hot_location import measure_hot_location
 from load.scenarios.idle_latency import measure_latency
 from load.scenarios.ingest import measure_bulk_ingest, measure_single_ingest
@@ -157,6 +158,17 @@ async def test_a_hot_location_is_measured(servers: Servers, gateway: Gateway) ->
     report = await measure_hot_location(servers, gateway, clients=20, rate_per_s=100, seconds=1)
     assert report.wrong_rows == 0
     assert 0 < report.frames_per_s <= 25
+
+
+@pytest.mark.parametrize("idle", [SHAKEN, HALF_OPEN])
+async def test_a_flood_is_measured_and_nobody_is_lost(servers: Servers, idle: str) -> None:
+    result = await measure_flood(
+        servers, idle=idle, clients=20, strangers=30, handshakes_per_s=300, seconds=1, settle_s=0.5
+    )
+    assert result.lost == 0
+    assert result.held == 30
+    assert 0 < result.admitted + result.refused <= result.sent
+    assert 0 < result.flooded.latency.p50 < 5000
 
 
 async def test_the_shops_side_is_measured(servers: Servers) -> None:

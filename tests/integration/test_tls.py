@@ -14,6 +14,7 @@ import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from gateway.arrivals import EdgeSettings
 from gateway.certificate import ServerCertificate, load_certificate
 from gateway.config import Settings
 from tests.support.certificates import Authority
@@ -111,7 +112,7 @@ class TestHandshake:
 
     async def test_a_slow_one_is_dropped(self, certificate: ServerCertificate) -> None:
         async with (
-            make_gate(tls=certificate.context, request_timeout_s=0.2) as gate,
+            make_gate(tls=certificate.context, edge=EdgeSettings(request_timeout_s=0.2)) as gate,
             gate.raw() as (reader, writer),
         ):
             writer.write(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
@@ -122,7 +123,7 @@ class TestHandshake:
         self, certificate: ServerCertificate, trust: ssl.SSLContext
     ) -> None:
         async with (
-            make_gate(tls=certificate.context, request_timeout_s=0.2) as gate,
+            make_gate(tls=certificate.context, edge=EdgeSettings(request_timeout_s=0.2)) as gate,
             gate.raw(tls=trust) as (reader, writer),
         ):
             writer.write(b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgr")

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from websockets.asyncio.client import connect
 
+from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals, EdgeSettings
 from gateway.auth.entrance import Entrance
 from gateway.config import Address
 from gateway.connection import ClientConnection
 from gateway.hub import Hub, HubSettings
-from gateway.limits import ConnectionLimits
 from gateway.metrics import GatewayMetrics
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
@@ -36,8 +38,11 @@ ANYBODY = Principal.anonymous(exact=True)
 class Gate:
     """A replica with an address."""
 
-    def __init__(self, realtime: Realtime, feed: FakeFeed, port: int, *, scheme: str = "ws") -> None:
+    def __init__(
+        self, realtime: Realtime, arrivals: Arrivals, feed: FakeFeed, port: int, *, scheme: str = "ws"
+    ) -> None:
         self.realtime = realtime
+        self.arrivals = arrivals
         self.feed = feed
         self.port = port
         self._scheme = scheme
@@ -84,12 +89,15 @@ async def make_gate(
     connection_limits: ConnectionLimits | None = None,
     limits: ClientLimits | None = None,
     origins: tuple[str, ...] = (),
-    request_timeout_s: float = 10,
+    edge: EdgeSettings | None = None,
+    app: ASGIApp | None = None,
     tls: ssl.SSLContext | None = None,
     max_loads: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Gate]:
     feed, metrics, dialect = FakeFeed(), GatewayMetrics(), InventoryV1()
+    connection_limits = connection_limits or ConnectionLimits()
+    arrivals = Arrivals(edge or EdgeSettings(), connection_limits)
     hub_settings = HubSettings(flush_s=0.01, canary_s=1.0, max_loads=max_loads)
     realtime = Realtime(
         make_hub=lambda told: Hub(feed, metrics, hub_settings, told=told),
@@ -97,16 +105,16 @@ async def make_gate(
         dialects={dialect.subprotocol: dialect},
         entrance=entrance or Entrance(anonymous=principal),
         limits=limits or ClientLimits(),
-        connection_limits=connection_limits or ConnectionLimits(),
+        connection_limits=connection_limits,
         origins=origins,
         **settings,
     )
     feed.hub = realtime.hub
     server = HttpServer(
-        Starlette(),
+        app or Starlette(),
         websocket=ClientConnection,
         state={"realtime": realtime},
-        request_timeout_s=request_timeout_s,
+        arrivals=arrivals,
         tls=tls,
     )
     bound = bind_socket(Address("127.0.0.1", 0), setting="test")
@@ -115,7 +123,8 @@ async def make_gate(
     await asyncio.sleep(0)
     realtime.hub.message(Beat("g", 1_700_000_000_000, 1))
     try:
-        yield Gate(realtime, feed, bound.getsockname()[1], scheme="ws" if tls is None else "wss")
+        scheme = "ws" if tls is None else "wss"
+        yield Gate(realtime, arrivals, feed, bound.getsockname()[1], scheme=scheme)
     finally:
         await server.stop(timeout_s=0.5)
         task.cancel()

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.limits import ConnectionLimits, Loads, MessageLimit, Refusal, TokenBucket
+from gateway.limits import Loads, MessageLimit, TokenBucket
 
 
 class Clock:
@@ -77,65 +77,6 @@ class TestMessageLimit:
     def test_it_is_a_bucket_of_ten_seconds_worth(self, clock: Clock) -> None:
         limit = MessageLimit(3, clock=clock)
         assert [limit.take() for _ in range(31)] == [0] * 30 + [pytest.approx(1 / 3)]
-
-
-class TestConnections:
-    def test_no_limits_admit_everybody(self, clock: Clock) -> None:
-        limits = ConnectionLimits(clock=clock)
-        assert all(limits.admit("10.0.0.1") is None for _ in range(10_000))
-        assert limits.statistics() == {"connections": 10_000, "addresses": 1, "remembered": 0}
-
-    def test_the_process_is_full(self, clock: Clock) -> None:
-        limits = ConnectionLimits(max_connections=2, clock=clock)
-        assert [limits.admit(a) for a in "ab"] == [None, None]
-        assert limits.admit("c") == Refusal("connections", 5.0)
-        limits.leave("a")
-        assert limits.admit("c") is None
-        assert limits.refused == {"connections": 1, "address": 0, "handshake_rate": 0}
-
-    def test_an_address_has_enough(self, clock: Clock) -> None:
-        limits = ConnectionLimits(per_address=1, clock=clock)
-        assert limits.admit("a") is None
-        assert limits.admit("a") == Refusal("address", 5.0)
-        assert limits.admit("b") is None
-        limits.leave("a")
-        assert limits.admit("a") is None
-
-    def test_an_address_is_too_fast(self, clock: Clock) -> None:
-        limits = ConnectionLimits(handshakes_per_address_per_s=1, clock=clock)
-        assert sum(limits.admit("a") is None for _ in range(20)) == 10
-        refusal = limits.admit("a")
-        assert refusal is not None
-        assert refusal.reason == "handshake_rate"
-        assert refusal.retry_after_s == pytest.approx(1.0)
-        assert limits.admit("b") is None
-        clock.now += 1
-        assert limits.admit("a") is None
-
-    def test_who_leaves_is_forgotten(self, clock: Clock) -> None:
-        limits = ConnectionLimits(clock=clock)
-        limits.admit("a")
-        limits.admit("a")
-        limits.leave("a")
-        assert limits.statistics()["addresses"] == 1
-        limits.leave("a")
-        assert limits.statistics() == {"connections": 0, "addresses": 0, "remembered": 0}
-
-
-class TestBoundedMemory:
-    def test_quiet_addresses_are_forgotten(self, clock: Clock) -> None:
-        limits = ConnectionLimits(handshakes_per_address_per_s=1, clock=clock)
-        for number in range(5000):
-            limits.admit(f"2001:db8::{number:x}")
-            limits.leave(f"2001:db8::{number:x}")
-            clock.now += 1.1
-        assert limits.statistics()["remembered"] <= 2
-
-    def test_a_flood_of_addresses_does_not_grow_the_table(self, clock: Clock) -> None:
-        limits = ConnectionLimits(handshakes_per_address_per_s=1, max_addresses=100, clock=clock)
-        for number in range(5000):
-            limits.admit(f"2001:db8::{number:x}")
-        assert limits.statistics()["remembered"] == 100
 
 
 class TestOwing:

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from gateway.rates import RateKind, RateLimit, Rates, holder, network_of
+from gateway.addresses import network_of
+from gateway.rates import RateKind, RateLimit, Rates, holder
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal
 
