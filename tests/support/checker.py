@@ -87,7 +87,7 @@ class CheckedCopies:
             sold = {item["product_id"] for item in items.values() if item["kind"] == "stock"}
             items = {k: i for k, i in items.items() if i["kind"] == "stock" or i["product_id"] in sold}
         found = {
-            # A copy that is not there yet may lack a member: availability says how many only while few are left.
+            # A copy that is not there yet may lack a member: `only_left` is there only while few are.
             key: {name: item.get(name) for name in expected.get(key, {})}
             for key, item in items.items()
         }
