@@ -23,7 +23,7 @@ TOLERANCE_S: Final = 300
 REMEMBER_S: Final = 2 * TOLERANCE_S + 60
 # What was made with a signature, a connection by a ticket, ends after this, in s.
 SESSION_S: Final = 3600
-# More bytes than these (of the body, by every key) would hold up the event loop: about 1 ms.
+# More bytes than these (of the body, by every key) would hold up the event loop: about 0.5 ms.
 _INLINE_BYTES: Final = 512 * 1024
 # Of refusals for one reason a line is logged so often at most, in s: strangers can cause them.
 _LOG_EVERY_S: Final = 10.0
