@@ -6,6 +6,7 @@ mutation written anew.
 
 from typing import Final
 
+from tests.delivery_safeguards import DELIVERY_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
 
@@ -371,5 +372,6 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "stored.epoch == epoch:",
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
+    *DELIVERY_SAFEGUARDS,
     *IDENTITY_SAFEGUARDS,
 )
