@@ -6,6 +6,7 @@ from typing import Final
 from load.scenario import Scenario
 from load.scenarios.churn import CHURN
 from load.scenarios.connections import CONNECTIONS
+from load.scenarios.delivery import DELIVERY
 from load.scenarios.fanout import FANOUT
 from load.scenarios.hot_location import HOT_LOCATION
 from load.scenarios.idle_latency import IDLE_LATENCY
@@ -24,6 +25,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     IDLE_LATENCY,
     PEERS_SCENARIO,
     FANOUT,
+    DELIVERY,
     CONNECTIONS,
     MANY_TOPICS,
     LATENCY_TOPICS,

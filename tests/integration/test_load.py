@@ -10,6 +10,7 @@ import pytest
 
 from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
+from load.scenarios.delivery import measure_ways
 from load.scenarios.fanout import measure_fanout
 from load.scenarios.hot_location import measure_hot_location
 from load.scenarios.idle_latency import measure_latency
@@ -20,6 +21,7 @@ from load.scenarios.mix import measure_mix
 from load.scenarios.shop_side import measure_shop_side
 from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
+from load.ways import IN_C, WAYS
 from tests.support.ports import free_port
 
 ROWS = """
@@ -62,6 +64,12 @@ async def test_the_fanout_is_measured(servers: Servers) -> None:
     assert result.clients == 60
     assert result.cpu_us > 0
     assert result.limit_us > 0
+
+
+async def test_the_ways_of_a_delivery_are_measured() -> None:
+    result = await measure_ways(40, deliveries=200)
+    assert set(result) >= set(WAYS) - {IN_C}  # which needs a compiler
+    assert all(took_us > 0 for took_us in result.values())
 
 
 async def test_many_connections_are_measured(servers: Servers, gateway: Gateway) -> None:
