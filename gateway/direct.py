@@ -13,7 +13,7 @@ class DirectDeliveries:
     Their descriptors lie side by side. With many clients the processor's cache holds neither deliveries nor
     sending halves, and to touch them makes each write dearer (`python -m load delivery`); these four bytes
     it has.
-    A delivery is here no longer than its sending half knows (Outgoing.placed), which takes it out before
+    A delivery is here no longer than its sending half knows (Outgoing.place), which takes it out before
     anything else is put on the socket's way and before the descriptor can be another connection's.
     """
 
