@@ -4,6 +4,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import uvloop
@@ -78,8 +79,7 @@ class Watched(asyncio.Protocol):
         self.socket_then: tuple[int, int] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.fd = direct_fd(transport)
         self.socket = identity(self.fd)
         self.made.set()
@@ -135,14 +135,15 @@ def test_a_transport_closes_its_descriptor_only_after_connection_lost(
     async def run() -> None:
         protocol = Watched()
         server = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
-        with socket.create_connection(server.sockets[0].getsockname()[:2]) as peer:
-            async with asyncio.timeout(10):
-                await protocol.made.wait()
-                end(peer, protocol.transport)
-                await protocol.lost.wait()
+        try:
+            with socket.create_connection(server.sockets[0].getsockname()[:2]) as peer:
+                async with asyncio.timeout(10):
+                    await protocol.made.wait()
+                    end(peer, protocol.transport)
+                    await protocol.lost.wait()
+        finally:
+            server.close()
         assert protocol.socket_then == protocol.socket
-        server.close()
-        await server.wait_closed()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(run())
