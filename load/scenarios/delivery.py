@@ -13,16 +13,18 @@ import orjson
 
 from load.comparison import keep_apart
 from load.limit import LimitInC, compile_loop
+from load.peers.peer import payload_of
 from load.peers.python_side import python_server
 from load.processes import raise_file_limit
 from load.scenario import Bench, Report, Scenario, Table
 from load.sink import open_sinks
-from load.ways import IN_C, WAYS, payload
+from load.ways import IN_C, WAYS
 
 __all__ = ["DELIVERY", "measure_ways"]
 
 # As in `fanout`, so that the sockets are as cold.
 DELIVERIES_PER_S: Final = 40_000.0
+PAYLOAD_BYTES: Final = 336  # of a delta of one item
 DELIVERIES_OF_A_WAY: Final = 120_000
 OTHER_FILES: Final = 300
 STEPS: Final = (1_000, 5_000, 20_000)
@@ -46,10 +48,10 @@ async def measure_ways(clients: int, *, deliveries: int) -> Mapping[str, float]:
         ):
             keep_apart(serving.pid, sinks.pids)
             await sinks.connect(serving.port, serving.visit, clients)
-            frame, sent = payload(), 0
+            payload, sent = payload_of(PAYLOAD_BYTES), 0
             for _ in range(max(2, deliveries // clients) * len(WAYS)):
                 due = time.monotonic() + clients / DELIVERIES_PER_S
-                await serving.publish(frame)
+                await serving.publish(payload)
                 sent += clients
                 await sinks.wait_frames(sent)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
