@@ -125,6 +125,8 @@ class ClientConnection(Identifying):
         """The peer has closed its half; returning None closes ours."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._outgoing is not None:
+            self._outgoing.close()  # first of all: when we return, the descriptor may be another's
         self._server_connections.discard(self)
         self._cancel_timer()
         self._held = None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from gateway.direct import DirectDeliveries
 from gateway.frames import text_frame
 from gateway.metrics import GatewayMetrics
 from gateway.outgoing import Delivery
@@ -32,8 +33,10 @@ class Fanout:
 
     __slots__ = (
         "_changed_at_ms",
+        "_direct",
         "_epoch",
         "_flush_s",
+        "_indirect",
         "_metrics",
         "_now_ms",
         "_pending",
@@ -41,7 +44,6 @@ class Fanout:
         "_timer",
         "dialect",
         "joining",
-        "live",
         "sent_seq",
         "topic",
     )
@@ -57,8 +59,10 @@ class Fanout:
     ) -> None:
         self.topic = topic
         self.dialect = dialect
-        self.live: dict[Delivery, None] = {}
         self.joining: dict[Delivery, None] = {}
+        # The live ones, each in one of the two: how it is to be sent something has to be asked, or is known.
+        self._indirect: dict[Delivery, None] = {}
+        self._direct = DirectDeliveries()
         self.sent_seq = 0
         self._epoch = ""
         self._seq = 0
@@ -71,11 +75,15 @@ class Fanout:
 
     @property
     def deliveries(self) -> list[Delivery]:
-        return [*self.live, *self.joining]
+        return [*self._direct.deliveries, *self._indirect, *self.joining]
+
+    @property
+    def size(self) -> int:
+        return len(self._direct) + len(self._indirect) + len(self.joining)
 
     @property
     def empty(self) -> bool:
-        return not self.live and not self.joining
+        return not self.size
 
     def start(self, epoch: str, seq: int) -> None:
         """Begins an epoch at `seq`: whatever was pending belongs to the past."""
@@ -96,8 +104,14 @@ class Fanout:
         self.joining[delivery] = None
 
     def leave(self, delivery: Delivery) -> None:
-        self.live.pop(delivery, None)
+        self._direct.discard(delivery)
+        self._indirect.pop(delivery, None)
         self.joining.pop(delivery, None)
+
+    def withdraw(self, delivery: Delivery) -> None:
+        """Its socket is not to be written to directly from here on."""
+        if self._direct.discard(delivery):
+            self._indirect[delivery] = None
 
     def complete(self, delivery: Delivery, ready_seq: int) -> None:
         """The delivery's snapshot has gone out; it may hold items of up to `ready_seq`."""
@@ -145,14 +159,22 @@ class Fanout:
         payload = self.dialect.deltas(self.topic, self._epoch, seq, seq, items)[0]
         frame = text_frame(payload)
         encoded = time.perf_counter()
-        written = conflated = 0
-        for delivery in self.live:
+        written, conflated = len(self._direct), 0
+        drained = []
+        for delivery in self._indirect:
             outgoing = delivery.outgoing
             if outgoing.congested:
                 conflated += delivery.conflate(items, self.sent_seq)
             else:
                 outgoing.write(frame)
                 written += 1
+                if outgoing.direct:
+                    drained.append(delivery)
+        for delivery, sent in self._direct.write(frame):
+            delivery.outgoing.fall_back(frame, sent)
+        for delivery in drained:
+            del self._indirect[delivery]
+            self._direct.add(delivery)
         for delivery in self.joining:
             conflated += delivery.conflate(items, self.sent_seq)
         self.sent_seq = seq
@@ -169,5 +191,5 @@ class Fanout:
         for delivery in deliveries:
             if delivery.ready_seq is not None and self.sent_seq >= delivery.ready_seq:
                 del self.joining[delivery]
-                self.live[delivery] = None
+                self._indirect[delivery] = None
                 delivery.promote()

@@ -36,6 +36,7 @@ class Delivery:
         "_dirty",
         "fanout",
         "outgoing",
+        "place",
         "promoted",
         "ready_seq",
         "resume",
@@ -57,6 +58,8 @@ class Delivery:
         self.waiting_since = asyncio.get_running_loop().time()
         # The broadcasts it takes part in, from before its snapshot is read.
         self.fanout: Broadcast | None = None
+        # Where among the direct ones of its broadcasts (gateway.direct); -1: not among them.
+        self.place = -1
         # It goes live once they have come this far (None: its snapshot is not complete).
         self.ready_seq: int | None = None
         # True from there on: what is broadcast is written to its socket as it is.
@@ -139,6 +142,7 @@ class Broadcast(Protocol):
     @property
     def sent_seq(self) -> int: ...
     def complete(self, delivery: "Delivery", ready_seq: int) -> None: ...
+    def withdraw(self, delivery: "Delivery") -> None: ...
 
 
 class _Transfer:
@@ -172,16 +176,17 @@ class Outgoing:
     but wait_writable()."""
 
     __slots__ = (
-        "_direct",
         "_dirty",
         "_fd",
         "_metrics",
         "_owner",
+        "_placed",
         "_transfers",
         "_waiters",
         "closed",
         "congested",
         "dialect",
+        "direct",
         "transport",
     )
 
@@ -198,7 +203,7 @@ class Outgoing:
         here on nobody else may write to the transport."""
         self.transport = transport
         self._fd = fd
-        self._direct = False  # known: the transport has nothing of ours
+        self.direct = False  # known: the transport has nothing of ours
         self.dialect = dialect
         self.congested = False
         self.closed = False
@@ -206,6 +211,7 @@ class Outgoing:
         self._owner = owner
         # None or empty: nothing is. Most connections are idle, so these are made when they are needed.
         self._dirty: dict[Delivery, None] | None = None
+        self._placed: list[Delivery] | None = None
         self._transfers: deque[_Transfer] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
 
@@ -232,22 +238,45 @@ class Outgoing:
 
         One system call and nothing else, which is what a delivery costs: the transport would keep the bytes
         until the end of the loop's turn, and go through all connections a second time then. It gets what the
-        socket does not take, and while it has something, everything: the order stays. It is not even looked
-        at while it has nothing, for with many clients that is one more miss of the processor's cache. It
-        closes the socket only after connection_lost(), so the descriptor is never another connection's.
+        socket does not take, and while it has something, everything: the order stays. It closes the socket
+        only after connection_lost(), so the descriptor is never another connection's.
         """
-        if not self._direct:
+        if not self.direct:
             if self._fd < 0 or self.transport.get_write_buffer_size():
                 self.transport.write(frame)
                 return
-            self._direct = True
+            self.direct = True
         try:
             sent = os.write(self._fd, frame)
         except OSError:  # full; or broken: the transport will meet the same error, and tell
             sent = 0
         if sent != len(frame):
-            self._direct = False
-            self.transport.write(frame[sent:])
+            self.fall_back(frame, sent)
+
+    def fall_back(self, frame: bytes, sent: int) -> None:
+        """The socket has taken so many bytes of it: the transport gets the rest, and all that follows."""
+        self._leave_direct()
+        self.transport.write(frame[sent:])
+
+    def place(self, delivery: Delivery) -> int:
+        """Its broadcasts write past us, for as long as we are direct: to the descriptor that is returned."""
+        if self._placed is None:
+            self._placed = []
+        self._placed.append(delivery)
+        return self._fd
+
+    def displace(self, delivery: Delivery) -> None:
+        """Its broadcasts do so no longer."""
+        if self._placed:
+            self._placed.remove(delivery)
+
+    def _leave_direct(self) -> None:
+        """Whatever is sent from here on comes this way; for one that follows n topics it takes n steps."""
+        self.direct = False
+        placed, self._placed = self._placed, None
+        for delivery in placed or ():
+            if delivery.fanout is not None:
+                delivery.fanout.withdraw(delivery)
 
     def send(self, message_type: str, payload: bytes) -> None:
         """One message for this client alone, at once: behind what the socket has, before what is dirty."""
@@ -269,6 +298,8 @@ class Outgoing:
 
     def forget(self, delivery: Delivery) -> None:
         """Nothing more is sent for this delivery."""
+        if delivery.fanout is not None:
+            delivery.fanout.withdraw(delivery)
         if self._dirty:
             self._dirty.pop(delivery, None)
         if self._transfers:
@@ -288,6 +319,7 @@ class Outgoing:
 
     def pause(self) -> None:
         """The socket's buffer is full (asyncio: pause_writing)."""
+        self._leave_direct()
         self.congested = True
 
     def resume(self) -> None:
@@ -302,7 +334,8 @@ class Outgoing:
         self.closed = True
         self._dirty = self._transfers = None
         # The descriptor may be another's soon; what is still to be said goes through the transport.
-        self._fd, self._direct = -1, False
+        self._leave_direct()
+        self._fd = -1
         self._wake()
 
     def pump(self) -> None:

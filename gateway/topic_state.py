@@ -70,7 +70,7 @@ class TopicState:
     @property
     def size(self) -> int:
         """Clients that follow the topic."""
-        served = sum(len(f.live) + len(f.joining) for f in self._fanouts.values())
+        served = sum(fanout.size for fanout in self._fanouts.values())
         return served + sum(delivery.fanout is None for delivery in self.waiting)
 
     @property

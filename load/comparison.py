@@ -17,7 +17,7 @@ from load.sink import Counts, Sinks, open_sinks
 from load.usage import Usage, pids_of_tree, pin_tree, proportional_bytes
 from load.waiting import until_answered
 
-__all__ = ["Comparison", "Plan", "Standing", "Turn", "compare", "frame_payload_bytes", "ratios"]
+__all__ = ["Comparison", "Plan", "Standing", "Turn", "compare", "frame_payload_bytes", "keep_apart", "ratios"]
 
 # These come first, so that what a server sets up once is not counted for the others.
 WARM_UP_CLIENTS: Final = 50
@@ -122,7 +122,7 @@ async def compare(required: Sequence[Peer], optional: Sequence[Peer], plan: Plan
                 failed.append((peer.name, str(error)))
                 continue
             sinks = await stack.enter_async_context(open_sinks(plan.sinks))
-            _keep_apart(serving, sinks)
+            keep_apart(serving.pid, sinks.pids)
             station = _Station(peer.name, serving, sinks)
             standings.append(await station.gather(plan.clients, payload))
             if not stations:
@@ -146,13 +146,14 @@ async def _started(peer: Peer) -> AsyncIterator[Serving]:
             yield serving
 
 
-def _keep_apart(serving: Serving, sinks: Sinks) -> None:
-    """Each server has the same core, its clients the others: where a client runs decides what waking it costs
-    the server, and left to chance that hides all else. On a machine of one core nothing is done."""
+def keep_apart(server: int, clients: Sequence[int]) -> None:
+    """Takes process ids. Each server has the same core, its clients the others: where a client runs decides
+    what waking it costs the server, and left to chance that hides all else. On a machine of one core nothing
+    is done."""
     first, *others = sorted(os.sched_getaffinity(0))
     if others:
-        pin_tree(serving.pid, {first})
-        for pid in sinks.pids:
+        pin_tree(server, {first})
+        for pid in clients:
             pin_tree(pid, set(others))
 
 

@@ -5,11 +5,8 @@ the benchmark, not by people: payloads come as lines on standard input.
 """
 
 import asyncio
-import base64
 import ctypes
-import hashlib
 import os
-import re
 import selectors
 import shutil
 import socket
@@ -24,6 +21,7 @@ from load.children import StackFailed
 from load.frames import server_frame
 from load.peers.peer import Serving
 from load.peers.python_side import python_server
+from load.upgrade import upgrade_response
 
 __all__ = [
     "LimitInC",
@@ -32,16 +30,12 @@ __all__ = [
     "NativeLoop",
     "PythonLoop",
     "compile_loop",
-    "upgrade_response",
+    "serve",
 ]
 
 _SOURCE: Final = Path(__file__).with_name("limit.c")
 _COMPILE_S: Final = 60.0
 _READ_BYTES: Final = 65536
-# RFC 6455, 1.3.
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY: Final = re.compile(rb"\r\nsec-websocket-key:[ \t]*(\S+)", re.IGNORECASE)
-_SUBPROTOCOL: Final = re.compile(rb"\r\nsec-websocket-protocol:[ \t]*([^\s,]+)", re.IGNORECASE)
 
 
 class LimitInPython:
@@ -88,22 +82,6 @@ async def compile_loop(library: Path) -> None:
         raise
     if process.returncode:
         raise StackFailed(f"{_SOURCE.name} does not compile: {said.decode(errors='replace')}")
-
-
-def upgrade_response(request: bytes) -> bytes:
-    """To a whole request, whatever it asks for. Raises ValueError if it is no handshake."""
-    key, subprotocol = _KEY.search(request), _SUBPROTOCOL.search(request)
-    if key is None:
-        raise ValueError("no Sec-WebSocket-Key")
-    accept = base64.b64encode(hashlib.sha1(key[1] + _GUID).digest())
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Accept: " + accept,
-        *([b"Sec-WebSocket-Protocol: " + subprotocol[1]] if subprotocol else []),
-    ]
-    return b"\r\n".join((*lines, b"", b""))
 
 
 class Loop:
@@ -197,9 +175,14 @@ class _Server:
             self._loop.send(server_frame(payload))
 
 
+def serve(port: int, loop: Loop) -> None:
+    """Sends every payload that comes as a line on standard input to everybody, until that ends."""
+    _Server(port, loop).run()
+
+
 def main(arguments: Sequence[str]) -> int:
     port, *library = arguments
-    _Server(int(port), NativeLoop(*library) if library else PythonLoop()).run()
+    serve(int(port), NativeLoop(*library) if library else PythonLoop())
     return 0
 
 

@@ -7,6 +7,7 @@ mutation written anew.
 from typing import Final
 
 from tests.capture_safeguards import CAPTURE_SAFEGUARDS
+from tests.delivery_safeguards import DELIVERY_SAFEGUARDS
 from tests.edge_safeguards import EDGE_SAFEGUARDS
 from tests.hostile_safeguards import HOSTILE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
@@ -380,6 +381,7 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     ),
     *CAPTURE_SAFEGUARDS,
     *HOSTILE_SAFEGUARDS,
+    *DELIVERY_SAFEGUARDS,
     *IDENTITY_SAFEGUARDS,
     *SIGNATURE_SAFEGUARDS,
     *TLS_SAFEGUARDS,

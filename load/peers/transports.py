@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from load.frames import server_frame
-from load.limit import upgrade_response
 from load.peers.peer import Serving
 from load.peers.python_side import payloads, python_server, run_server
+from load.upgrade import upgrade_response
 
 __all__ = ["Transports"]
 

@@ -6,6 +6,7 @@ from typing import Final
 from load.scenario import Scenario
 from load.scenarios.churn import CHURN
 from load.scenarios.connections import CONNECTIONS
+from load.scenarios.delivery import DELIVERY
 from load.scenarios.fanout import FANOUT
 from load.scenarios.flood import FLOOD
 from load.scenarios.hot_location import HOT_LOCATION
@@ -26,6 +27,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     IDLE_LATENCY,
     PEERS_SCENARIO,
     FANOUT,
+    DELIVERY,
     CONNECTIONS,
     VIEWS,
     MANY_TOPICS,

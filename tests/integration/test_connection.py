@@ -504,3 +504,35 @@ class TestClosing:
         await next_message(client, "snapshot")
         client.transport.abort()
         await eventually(lambda: gate.realtime.statistics()["gateway_subscriptions"] == 0)
+
+    async def test_who_comes_next_hears_nothing_of_what_they_followed(self, gate: Gate) -> None:
+        """New connections get the descriptors of those that went, while broadcasts go on."""
+        other, version = "location:L2", 1
+        for topic in (TOPIC, other):
+            gate.feed.rows[topic] = [stock("A", 1)]
+
+        def change(topic: str) -> None:
+            nonlocal version
+            version += 1
+            gate.feed.change(topic, stock("A", version))
+
+        for _ in range(10):
+            going = [await gate.connect(f"/realtime?topics={TOPIC}") for _ in range(4)]
+            for client in going:
+                await next_message(client, "snapshot")
+            for _ in range(2):  # by the second one they are written to directly
+                change(TOPIC)
+                for client in going:
+                    await next_message(client, "delta")
+            for client in going:
+                client.transport.abort()
+            change(TOPIC)
+            coming = [await gate.connect(f"/realtime?topics={other}") for _ in range(4)]
+            change(TOPIC)
+            for client in coming:
+                assert (await next_message(client, "snapshot"))["topic"] == other
+            change(TOPIC)
+            change(other)
+            for client in coming:
+                assert (await next_message(client, "delta"))["topic"] == other
+                client.transport.abort()

@@ -11,6 +11,7 @@ import pytest
 from load.comparison import Plan
 from load.machine import describe_machine
 from load.scenarios.connections import measure_connections
+from load.scenarios.delivery import measure_ways
 from load.scenarios.fanout import measure_fanout
 from load.scenarios.flood import HALF_OPEN, SHAKEN, measure_flood
 from load.scenarios.hot_location import measure_hot_location
@@ -23,6 +24,7 @@ from load.scenarios.shop_side import measure_shop_side
 from load.scenarios.views import measure_views, report_of
 from load.sink import open_sinks
 from load.stack import Gateway, Servers, StackFailed, serve_process
+from load.ways import IN_C, WAYS
 from tests.support.ports import free_port
 
 ROWS = """
@@ -77,6 +79,12 @@ async def test_views_are_measured(servers: Servers) -> None:
     assert len(report.tables[0].rows) == 4
     assert len(report.verdicts) == 4
     assert all(len(each) == 2 for each in report.figures["ratios"].values())
+
+
+async def test_the_ways_of_a_delivery_are_measured() -> None:
+    result = await measure_ways(40, deliveries=200)
+    assert set(result) >= set(WAYS) - {IN_C}  # which needs a compiler
+    assert all(took_us > 0 for took_us in result.values())
 
 
 async def test_many_connections_are_measured(servers: Servers, gateway: Gateway) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from load.limit import Loop, NativeLoop, PythonLoop, compile_loop, upgrade_response
+from load.limit import Loop, NativeLoop, PythonLoop, compile_loop
+from load.upgrade import upgrade_response
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
