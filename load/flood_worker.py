@@ -19,8 +19,8 @@ EVENTS_AT_ONCE: Final = 1024
 TICK_S: Final = 0.002
 # What may be under way at a time: a flood that is not answered comes to a stop there.
 MOST_UNDER_WAY: Final = 2000
-# Silent connections that were closed are opened again at this rate: 10,000 of which each is given up after 10 s
-# stay that many.
+# Silent connections that were closed are opened again at this rate: 10,000, each of which is given up after
+# 10 s, stay that many.
 REOPENED_PER_S: Final = 1000.0
 # The first time they come faster.
 OPENED_A_TICK: Final = 20
