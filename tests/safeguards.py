@@ -9,6 +9,7 @@ from typing import Final
 from tests.edge_safeguards import EDGE_SAFEGUARDS
 from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
+from tests.rate_safeguards import RATE_SAFEGUARDS
 
 __all__ = ["SAFEGUARDS", "Mutation"]
 
@@ -374,4 +375,5 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     ),
     *IDENTITY_SAFEGUARDS,
     *EDGE_SAFEGUARDS,
+    *RATE_SAFEGUARDS,
 )

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 
 from gateway.http.app import make_client_app
-from gateway.http.ports import Authority, CachedSnapshot
+from gateway.http.ports import Authority, CachedSnapshot, Tickets
+from gateway.rates import Rates
 from protocol.items import Item, build_item
 from protocol.principal import Principal, View
 from protocol.public_view import PublicView
@@ -77,6 +78,8 @@ def client(
     principal: Principal | None = EXACT,
     *,
     authority: Authority | None = None,
+    tickets: Tickets | None = None,
+    rates: Rates | None = None,
     allowed_origins: Sequence[str] = (),
     page: bool = False,
     raise_errors: bool = True,
@@ -85,6 +88,8 @@ def client(
         source,
         principal=principal,
         authority=authority,
+        tickets=tickets,
+        rates=rates,
         low_stock=5,
         allowed_origins=allowed_origins,
         page=page,

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.limits import MessageLimit, TokenBucket
+from gateway.limits import Loads, MessageLimit, TokenBucket
 
 
 class Clock:
@@ -77,3 +77,44 @@ class TestMessageLimit:
     def test_it_is_a_bucket_of_ten_seconds_worth(self, clock: Clock) -> None:
         limit = MessageLimit(3, clock=clock)
         assert [limit.take() for _ in range(31)] == [0] * 30 + [pytest.approx(1 / 3)]
+
+
+class TestOwing:
+    def test_it_is_taken_whatever_is_there(self, clock: Clock) -> None:
+        bucket = TokenBucket(1, 10, clock=clock)
+        bucket.owe(25)
+        assert bucket.take(0) == 15
+        clock.now += 15
+        assert bucket.take(0) == 0
+        assert bucket.take(1) == 1
+
+    def test_three_bursts_at_the_most(self, clock: Clock) -> None:
+        bucket = TokenBucket(1, 10, clock=clock)
+        bucket.owe(1e12)
+        assert bucket.take(0) == 30
+
+
+class TestLoads:
+    def test_so_many_for_each(self) -> None:
+        loads = Loads(2)
+        assert loads.begin("a", "one")
+        assert loads.begin("b", "one")
+        assert not loads.begin("c", "one")
+        assert loads.begin("c", "another")
+        loads.end("a")
+        assert loads.begin("d", "one")
+
+    def test_what_has_ended_is_forgotten(self) -> None:
+        loads = Loads(1)
+        for _ in range(3):
+            assert loads.begin("a", "one")
+            loads.end("a")
+            loads.end("a")
+        assert not loads._counts
+        assert not loads._holders
+
+    def test_without_a_limit_nothing_is_remembered(self) -> None:
+        loads = Loads(0)
+        assert all(loads.begin(f"{n}", "one") for n in range(100))
+        loads.end("1")
+        assert not loads._holders

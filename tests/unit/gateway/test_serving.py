@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
 from gateway.snapshots import SnapshotCache
 from protocol.envelope import Position
+from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import View
 from protocol.topics import Topic
 from tests.support.replica import Client, FakeFeed, Opened, Stored, product, stock
@@ -31,8 +33,9 @@ class Replica:
 
 
 @asynccontextmanager
-async def running(feed: FakeFeed) -> AsyncIterator[Replica]:
-    hub = feed.hub = Hub(feed, GatewayMetrics(), HubSettings(flush_s=0.01), told=lambda *_: None)
+async def running(feed: FakeFeed, settings: HubSettings | None = None) -> AsyncIterator[Replica]:
+    settings = settings or HubSettings(flush_s=0.01)
+    hub = feed.hub = Hub(feed, GatewayMetrics(), settings, told=lambda *_: None)
     task = asyncio.create_task(hub.run())
     await asyncio.sleep(0)
     yield Replica(feed, hub)
@@ -200,3 +203,75 @@ class TestLargePublicSnapshots:
         await eventually(lambda: client.is_complete(TOPIC), timeout_s=20)
         assert client.position(TOPIC).epoch != first
         assert len(client.holds(TOPIC)) == 2 * self.PRODUCTS
+
+
+class TestRows:
+    """What a snapshot costs is charged to who has asked for it, when it is sent."""
+
+    @pytest.mark.parametrize("view", list(View))
+    @pytest.mark.parametrize("products", [10, SnapshotCache.MAX_ITEMS + 1])
+    async def test_each_once(self, replica: Replica, view: View, products: int) -> None:
+        replica.feed.rows[TOPIC] = [product(f"P{n}", n + 1) for n in range(products)]
+        for _ in range(2):
+            assert (await replica.follow(view)).rows == products
+
+    async def test_what_is_begun_anew_is_free(self, replica: Replica) -> None:
+        client = await replica.follow()
+        replica.feed.rows[TOPIC].append(product("B", 3))
+        replica.feed.void(TOPIC)
+        await eventually(lambda: len(client.holds(TOPIC)) == 3)
+        assert client.rows == 2
+
+    async def test_what_is_missed_is_free_and_for_everybody(self, replica: Replica) -> None:
+        await replica.follow()
+        client = await replica.follow()
+        client.error = ProtocolError(ErrorCode.RATE_LIMITED, "later", retry_after_ms=5)
+        replica.feed.change(TOPIC, stock("A", 3))
+        client.subscribe(TOPIC, resume=client.position(TOPIC))
+        await eventually(lambda: len(client.of("resumed")) == 1)
+        assert (client.rows, client.refusals) == (2, [])
+
+    async def test_a_position_that_nobody_knows_costs_a_snapshot(self, replica: Replica) -> None:
+        await replica.follow()
+        client = Client(replica.hub)
+        client.subscribe(TOPIC, resume=Position("never", 1))
+        await eventually(lambda: client.is_complete(TOPIC))
+        assert client.rows == 2
+        client.error = ProtocolError(ErrorCode.RATE_LIMITED, "later", retry_after_ms=5)
+        client.subscribe(TOPIC, resume=Position("never", 1))
+        await eventually(lambda: client.refusals == [client.error])
+        assert TOPIC not in client.deliveries
+
+
+class TestLoadsAtATime:
+    async def test_so_many_for_each_and_whoever_comes_along_is_not_counted(self) -> None:
+        feed = FakeFeed()
+        async with running(feed, HubSettings(flush_s=0.01, max_loads=2)) as replica:
+            feed.gate.clear()
+            one, another = Client(replica.hub), Client(replica.hub)
+            another.holder = "subject another"
+            for topic in ("product:A", "product:B", "product:C"):
+                one.subscribe(topic)
+                another.subscribe(topic)
+            assert [(error.code, error.topic) for error in one.refusals] == [
+                (ErrorCode.RATE_LIMITED, "product:C")
+            ]
+            assert one.refusals[0].retry_after_ms == 1000
+            assert another.refusals == []
+            feed.gate.set()
+            await eventually(lambda: another.is_complete("product:C"))
+            for topic in ("product:C", "product:D", "product:E"):
+                one.subscribe(topic)
+                await eventually(partial(one.is_complete, topic))
+
+    async def test_what_is_left_before_it_is_loaded_is_over(self) -> None:
+        feed = FakeFeed()
+        async with running(feed, HubSettings(max_loads=1)) as replica:
+            feed.gate.clear()
+            client = Client(replica.hub)
+            client.subscribe("product:A")
+            client.leave("product:A")
+            feed.gate.set()
+            await eventually(lambda: replica.hub.statistics()["topics"] == 0)
+            client.subscribe("product:B")
+            await eventually(lambda: client.is_complete("product:B"))

@@ -27,8 +27,9 @@ def test_everything_of_a_bucket_is_in_one_slot_of_a_cluster(topic: str) -> None:
         keys.relay(bucket),
         keys.loaded(bucket),
         keys.beacon(bucket),
+        keys.rate("rows", topic),
     }
-    assert len(names) == 6
+    assert len(names) == 7
     assert len({key_slot(name.encode()) for name in names}) == 1
     assert {keys.bucket_in(name) for name in names} == {bucket}
 
