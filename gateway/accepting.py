@@ -15,9 +15,9 @@ __all__ = ["BACKLOG", "Acceptor"]
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 4096
-# What is accepted in one turn of the loop, some 0.5 ms: a change takes several turns from Postgres to clients,
-# and waits so long in each while a flood lasts. One that is refused takes 30 us; one that is let in as much,
-# and its request several times that in the next turn.
+# What is accepted in one turn of the loop, some 0.5 ms: a change takes several turns from Postgres to
+# clients, and waits so long in each while a flood lasts. One that is refused takes 30 us; one that is let in
+# as much, and its request several times that in the next turn.
 _TURN: Final = 16
 _LET_IN: Final = 4
 _REFUSED: Final = 1
