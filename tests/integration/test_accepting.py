@@ -42,9 +42,9 @@ async def answer(_: Scope, __: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def ask(bound: socket.socket) -> bytes:
+async def ask(bound: socket.socket, source: str = "127.0.0.1") -> bytes:
     async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        reader, writer = await asyncio.open_connection(*bound.getsockname(), local_addr=(source, 0))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         try:
             return await reader.readline()
@@ -61,6 +61,23 @@ async def test_what_fails_is_tried_again(listening: Listening, failures: list[in
         assert b" 204 " in await ask(listening)
         assert listening.failures == []
     finally:
+        await server.stop(timeout_s=1)
+
+
+async def test_whoever_comes_behind_a_flood_is_served(listening: Listening) -> None:
+    limits = ConnectionLimits(per_address=1)
+    limits.admit("127.0.0.1")
+    server = HttpServer(answer, arrivals=Arrivals(EdgeSettings(), limits))
+    await server.start(listening)
+    flood = [socket.create_connection(listening.getsockname()) for _ in range(300)]
+    try:
+        assert b" 204 " in await ask(listening, "127.0.0.2")
+        # They came before: 20 may still say what they want, to be told why not; the others are gone.
+        assert limits.refused["address"] == 300
+        assert limits.statistics()["connections"] == 2
+    finally:
+        for one in flood:
+            one.close()
         await server.stop(timeout_s=1)
 
 
