@@ -1,4 +1,7 @@
-"""Identity on real servers and two replicas: tokens, tickets, revocation, scopes, what changes hands."""
+"""Identity on real servers and two replicas: tokens, tickets, revocation, scopes, what changes hands.
+
+Who gets what is in test_matrix.py.
+"""
 
 import asyncio
 import base64
@@ -92,43 +95,6 @@ async def closed(client: ClientConnection) -> int:
 
 
 EVERYTHING_OF_A = {"product:A", "stock:A:L1", "stock:A:L2"}
-#  who, topic: what is seen
-MATRIX: list[tuple[str, str, Any]] = [
-    ("anonymous", "product:A", {"product:A", "availability:A"}),
-    ("anonymous", "product:D", set()),
-    ("anonymous", "product:nothing", set()),
-    ("anonymous", "vendor:V", "forbidden"),
-    ("till", "product:A", {"product:A", "stock:A:L1"}),
-    ("till", "product:B", set()),
-    ("till", "product:nothing", set()),
-    ("till", "location:L1", {"product:A", "stock:A:L1", "product:D", "stock:D:L1"}),
-    ("till", "location:L2", {"product:A", "availability:A:L2"}),
-    ("till", "vendor:V", {"product:A", "stock:A:L1", "product:D", "stock:D:L1"}),
-    ("till", "vendor:W", "forbidden"),
-    ("staff", "product:A", EVERYTHING_OF_A),
-    ("staff", "product:B", set()),
-    ("staff", "location:LW", set()),
-    ("staff", "vendor:V", EVERYTHING_OF_A | {"product:D", "stock:D:L1"}),
-    ("service", "product:B", {"product:B", "stock:B:LW"}),
-    ("service", "location:LW", {"product:B", "stock:B:LW"}),
-    ("service", "vendor:W", {"product:B", "stock:B:LW"}),
-    ("no vendor", "product:A", {"product:A", "availability:A"}),
-]
-TOKENS = {
-    "till": ("V", "L1"),
-    "staff": ("V", EVERY),
-    "service": (EVERY, EVERY),
-    "no vendor": (None, EVERY),
-}
-
-
-async def test_who_sees_what(two: Two) -> None:
-    for who in ("anonymous", *TOKENS):
-        headers = bearer(token(who, *TOKENS[who])) if who in TOKENS else {}
-        async with two.one.connect(additional_headers=headers) as client:
-            assert (await next_message(client, "welcome"))["principal"] == who
-            seen = {topic: await snapshot(client, topic) for name, topic, _ in MATRIX if name == who}
-        assert seen == {topic: expected for name, topic, expected in MATRIX if name == who}
 
 
 async def test_a_product_that_changes_hands(two: Two) -> None:
