@@ -1,6 +1,7 @@
 """gateway.rates: the limit of a process, and the one that all share."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -9,30 +10,11 @@ import pytest
 from gateway.rates import RateKind, RateLimit, Rates, holder, network_of
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal
+from tests.support.rates import SharedCounts
+from tests.support.waiting import eventually
 
 HTTP, ROWS = RateKind.HTTP, RateKind.ROWS
 AWAY = ProtocolError(ErrorCode.UNAVAILABLE, "gone")
-
-
-class Shared:
-    """Answers what it is told to, when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, float, bool]] = []
-        self.futures: list[asyncio.Future[float]] = []
-        self.answer: float | BaseException | None = 0.0  # None: it waits
-
-    def take_nowait(
-        self, kind: str, who: str, *, cost: float, per_s: float, burst: float, owed: bool = False
-    ) -> asyncio.Future[float]:
-        self.asked.append((kind, who, cost, owed))
-        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self.futures.append(future)
-        if isinstance(self.answer, BaseException):
-            future.set_exception(self.answer)
-        elif self.answer is not None:
-            future.set_result(self.answer)
-        return future
 
 
 class Clock:
@@ -48,7 +30,7 @@ class Stand:
 
     def __init__(self, *, shared: bool = True, **bounds: int) -> None:
         self.clock = Clock()
-        self.shared = Shared()
+        self.shared = SharedCounts()
         limits = {HTTP: RateLimit(1, 3), ROWS: RateLimit(10, 100), RateKind.AUTH: RateLimit(0, 0)}
         self.rates = Rates(
             limits, self.shared if shared else None, clock=self.clock, random=lambda: 0.5, **bounds
@@ -231,8 +213,8 @@ class TestRedisSlow:
     """With the real clock: nobody waits longer than the timeout."""
 
     @pytest.fixture
-    async def shared(self) -> Shared:
-        shared = Shared()
+    async def shared(self) -> SharedCounts:
+        shared = SharedCounts()
         shared.answer = None
         return shared
 
@@ -245,7 +227,7 @@ class TestRedisSlow:
             answer = await answered
         return answer, loop.time() - begun
 
-    async def test_all_who_wait_are_answered(self, shared: Shared) -> None:
+    async def test_all_who_wait_are_answered(self, shared: SharedCounts) -> None:
         rates = Rates({HTTP: RateLimit(1, 3)}, shared, timeout_s=0.1)
         others: list[float] = []
         for n in range(10):
@@ -259,7 +241,24 @@ class TestRedisSlow:
         assert answer == 0
         assert took_s < 0.09
 
-    async def test_who_has_come_later_has_the_whole_time(self, shared: Shared) -> None:
+    async def test_a_process_that_was_late_itself_looks_again(self, shared: SharedCounts) -> None:
+        """The answer may be here, and not read yet."""
+        answers: list[float] = []
+        rates = Rates({HTTP: RateLimit(1, 3)}, shared, timeout_s=0.1)
+        rates.take(HTTP, "A", answers.append)
+        time.sleep(0.2)  # noqa: ASYNC251 - that nothing happens meanwhile is the point
+        asyncio.get_running_loop().call_later(0.001, shared.futures[0].set_result, 2.0)
+        await eventually(lambda: answers == [2.0])
+
+    async def test_but_not_for_ever(self, shared: SharedCounts) -> None:
+        answers: list[float] = []
+        rates = Rates({HTTP: RateLimit(1, 3)}, shared, timeout_s=0.1)
+        rates.take(HTTP, "A", answers.append)
+        time.sleep(0.2)  # noqa: ASYNC251 - as above
+        await eventually(lambda: answers == [0.0])
+        assert shared.futures[0].cancelled()
+
+    async def test_who_has_come_later_has_the_whole_time(self, shared: SharedCounts) -> None:
         rates = Rates({HTTP: RateLimit(1, 3)}, shared, timeout_s=0.2)
         rates.take(HTTP, "A", lambda _: None)
         await asyncio.sleep(0.1)
