@@ -198,6 +198,19 @@ class TestRedisAway:
         await turns()
         assert stand.answers == [0.0]
 
+    async def test_at_the_end_nobody_waits_and_nobody_is_asked(self) -> None:
+        stand = Stand()
+        stand.shared.answer = None
+        stand.rates.take(HTTP, "A", stand.answers.append)
+        stand.rates.charge(ROWS, "A", 1)
+        stand.rates.close()
+        assert stand.answers == [0.0]
+        assert await stand.take("B") == 0
+        stand.rates.charge(ROWS, "B", 1)
+        await turns()
+        assert len(stand.shared.asked) == 1
+        assert stand.rates._timer is None
+
     async def test_more_than_can_be_on_their_way_do_not_wait(self) -> None:
         stand = Stand(most_pending=2)
         stand.shared.answer = None
@@ -234,12 +247,12 @@ class TestRedisSlow:
             rates.take(HTTP, f"{n}", others.append)
         answer, took_s = await self.waited(partial(rates.take, HTTP, "A"))
         assert (answer, others) == (0.0, [0.0] * 10)
-        assert 0.09 <= took_s < 2
+        assert 0.05 <= took_s < 2
         assert rates.statistics()["gateway_rate_unshared"] == {HTTP: 11}
         assert all(future.cancelled() for future in shared.futures)
         answer, took_s = await self.waited(partial(rates.take, HTTP, "B"))
         assert answer == 0
-        assert took_s < 0.09
+        assert took_s < 0.05
 
     async def test_a_process_that_was_late_itself_looks_again(self, shared: SharedCounts) -> None:
         """The answer may be here, and not read yet."""
@@ -267,7 +280,7 @@ class TestRedisSlow:
         shared.futures[0].set_result(0.0)
         answer, took_s = await later
         assert answer == 0
-        assert took_s >= 0.19
+        assert took_s >= 0.15
 
 
 class TestHolder:
