@@ -133,9 +133,11 @@ async def _open_credentials(settings: Settings) -> AsyncIterator[CredentialStore
 async def _open_rates(settings: Settings) -> AsyncIterator[Rates]:
     """As open_store, with less patience: clients wait for some of the answers."""
     client = connect_redis(settings.require_redis_url(), timeout_s=TIMEOUT_S, max_connections=4)
+    rates = Rates(shared_limits(settings), RateStore(client, Keys(settings.redis_prefix)))
     try:
-        yield Rates(shared_limits(settings), RateStore(client, Keys(settings.redis_prefix)))
+        yield rates
     finally:
+        rates.close()
         await client.aclose()
 
 

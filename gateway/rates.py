@@ -203,6 +203,15 @@ class Rates:
         self._count(kind, wait_s, alone=not self._answers)
         return wait_s
 
+    def close(self) -> None:
+        """Redis is asked nothing more; whoever waits for it is answered."""
+        self._let_pass()
+        self._shared = None
+        self._owed.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
         return {
@@ -295,10 +304,14 @@ class Rates:
             self._timer = loop.call_later(self._timeout_s / 4, self._look)
         else:
             self._lost(TimeoutError())
-            pending, self._pending = self._pending, {}
-            for future, asked in pending.items():
-                future.cancel()
-                self._decide(asked, None)
+            self._let_pass()
+
+    def _let_pass(self) -> None:
+        """Whoever waits for Redis: this process has."""
+        pending, self._pending = self._pending, {}
+        for future, asked in pending.items():
+            future.cancel()
+            self._decide(asked, None)
 
     def _lost(self, error: BaseException) -> None:
         if self._retry_at is None:

@@ -21,9 +21,11 @@ from gateway.auth.jwks import KeySetWatch
 from gateway.auth.keys import KeyRing, SigningKey, secret_key
 from gateway.auth.tokens import TokenRules, TokenVerifier
 from gateway.logs import configure_logging
+from gateway.rates import RateKind, RateLimit, Rates
 from protocol.principal import Principal
 from tests.support.gate import Gate, make_gate
 from tests.support.messages import next_message
+from tests.support.rates import SharedCounts
 from tests.support.replica import stock
 from tests.support.tokens import NOW, SECRET, ProviderKey, base64url, claims, hs256
 from tests.support.waiting import eventually
@@ -435,3 +437,49 @@ class TestAnUnknownKey:
             await eventually(lambda: gate.realtime.statistics()["gateway_connections"] == 0)
             async with gate.connect(**by_header(key.sign(claims()))) as client:
                 assert (await next_message(client, "welcome"))["principal"] == "till-1"
+
+
+class TestTooManyTokens:
+    """One at once, and another a minute later."""
+
+    @staticmethod
+    def rates(shared: SharedCounts | None = None) -> Rates:
+        return Rates({RateKind.AUTH: RateLimit(1 / 60, 1)}, shared)
+
+    async def test_of_who_has_to_show_one(self) -> None:
+        async with gated(rates=self.rates()) as (gate, _):
+            async with gate.connect() as client:
+                await send(client, type="auth", token=hs256(claims()))
+                await next_message(client, "authenticated")
+            heard: list[dict[str, Any]] = []
+            async with gate.connect() as client:
+                await send(client, type="auth", id="a", token=hs256(claims()))
+                assert await closed_with(client, heard=heard) == 4429
+            error = heard[-1]
+            assert (error["type"], error["code"], error["id"]) == ("error", "rate_limited", "a")
+            assert 50_000 < error["retry_after_ms"] <= 60_001
+
+    async def test_a_renewal_that_has_to_wait_changes_nothing(self) -> None:
+        async with (
+            gated(rates=self.rates()) as (gate, _),
+            gate.connect(**by_header(hs256(claims()))) as client,
+        ):
+            await send(client, type="auth", id="r1", token=hs256(claims()))
+            await next_message(client, "authenticated")
+            await send(client, type="auth", id="r2", token=hs256(claims(), secret=b"x" * 32))
+            await send(client, type="ping", id="p")
+            error = await next_message(client, "error")
+            assert (error["code"], error["id"]) == ("rate_limited", "r2")
+            assert (await next_message(client, "pong"))["id"] == "p"
+
+    async def test_who_leaves_while_redis_is_asked(self) -> None:
+        shared = SharedCounts()
+        shared.answer = None
+        async with gated(rates=self.rates(shared)) as (gate, _):
+            async with gate.connect() as client:
+                await send(client, type="auth", token=hs256(claims()))
+                await eventually(lambda: len(shared.futures) == 1)
+            await eventually(lambda: gate.realtime.statistics()["gateway_connections"] == 0)
+            if not shared.futures[0].done():  # else the timeout has come first
+                shared.futures[0].set_result(0.0)
+            assert gate.realtime.entrance.statistics()["gateway_authenticated_connections"] == 0
