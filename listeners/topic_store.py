@@ -135,6 +135,7 @@ class TopicStore:
         count as loaded; the next `apply` will raise UnknownReign then.
         """
         buckets = _by_bucket(topics)
+        # A page of the log asks about 8,000 names at the most, for which Redis takes 3 ms.
         together = [[bucket] for bucket in buckets] if self._cluster else [list(buckets)]
         calls = [self._loaded_call({bucket: buckets[bucket] for bucket in some}) for some in together]
         replies = chain.from_iterable(await self._scripts.run_all("loaded", calls))
