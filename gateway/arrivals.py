@@ -19,8 +19,9 @@ __all__ = ["Arrival", "Arrivals", "Caller", "EdgeSettings", "Http", "too_many_re
 class EdgeSettings:
     """How connections come in. `proxies` None: everybody is who it seems to be; 0 stands for no limit.
 
-    `request_timeout_s`: how long a request's head may take, from accept on; `keep_alive_s`: how long a
-    connection may be idle after an answer.
+    `request_timeout_s`: how long a request's head may take, from accept on; `body_timeout_s`: its body after
+    that, longer than whoever reads one waits (gateway.http.bodies); `keep_alive_s`: how long a connection may
+    be idle after an answer.
     """
 
     proxies: Networks = Networks(())  # noqa: RUF009 - it is never changed
@@ -28,6 +29,7 @@ class EdgeSettings:
     max_half_open: int = 0
     max_idle: int = 0
     request_timeout_s: float = 10.0
+    body_timeout_s: float = 15.0
     keep_alive_s: float = 75.0
 
 
@@ -65,6 +67,9 @@ class Arrivals:
         self.heads: Waiting[asyncio.Transport] = Waiting(
             lambda transport: transport.abort(), limit=limit, timeout_s=timeout_s
         )
+        self.bodies: Waiting[asyncio.Transport] = Waiting(
+            lambda transport: transport.abort(), limit=limit, timeout_s=settings.body_timeout_s
+        )
         self.idle: Waiting[asyncio.Transport] = Waiting(
             lambda transport: transport.close(), limit=settings.max_idle, timeout_s=settings.keep_alive_s
         )
@@ -100,7 +105,7 @@ class Arrivals:
 
     def statistics(self) -> dict[str, float | Mapping[str, float]]:
         """In the names of gateway.metrics."""
-        half_open: Sequence[Waiting[Any]] = (self.proxy_headers.waiting, self.taking, self.heads)
+        half_open: Sequence[Waiting[Any]] = (self.proxy_headers.waiting, self.taking, self.heads, self.bodies)
         return {
             "gateway_half_open_connections": sum(map(len, half_open)),
             "gateway_idle_http_connections": len(self.idle),

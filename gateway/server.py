@@ -67,8 +67,8 @@ class _HttpConnection(HttpToolsProtocol):
             self.client = (self.caller.address, 0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.arrivals.heads.discard(self.transport)
-        self.arrivals.idle.discard(self.transport)
+        for waiting in (self.arrivals.heads, self.arrivals.bodies, self.arrivals.idle):
+            waiting.discard(self.transport)
         if self.caller.admitted:
             self.arrivals.limits.leave(self.caller.address)
         super().connection_lost(exc)
@@ -125,7 +125,12 @@ class _HttpConnection(HttpToolsProtocol):
             raise _Refused(too_many_requests(self.caller.refusal.retry_after_s))
         elif self.caller.through_proxy:
             self.scope["client"] = (self._client_address(), 0)
+        self.arrivals.bodies.add(self.transport)  # of none the parser says so at once
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.arrivals.bodies.discard(self.transport)
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -118,4 +118,11 @@ EDGE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "",
         ("tests/integration/test_credentials.py::TestConnectionsOfOnePrincipal",),
     ),
+    Mutation(
+        "a body has its time",
+        "gateway/server.py",
+        "        self.arrivals.bodies.add(self.transport)",
+        "        pass",
+        ("tests/integration/test_arrivals.py::TestHeads::test_a_body_that_trickles",),
+    ),
 )

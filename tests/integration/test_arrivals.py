@@ -33,7 +33,7 @@ async def whoami(request: Request) -> Response:
     return PlainTextResponse(f"<{request.client.host}>")
 
 
-APP = Starlette(routes=[Route("/", whoami)])
+APP = Starlette(routes=[Route("/", whoami, methods=["GET", "POST"])])
 
 
 def proxy_header(source: str | None) -> bytes:
@@ -279,6 +279,18 @@ class TestHeads:
                 await asyncio.sleep(0.02)
             assert 0.25 < loop.time() - began < 3
             assert gate.arrivals.heads.timed_out == 1
+            assert await nobody_is_left(gate, limits)
+
+    async def test_a_body_that_trickles(self) -> None:
+        limits = ConnectionLimits()
+        edge = EdgeSettings(body_timeout_s=0.3)
+        async with make_gate(app=APP, connection_limits=limits, edge=edge) as gate, gate.raw() as raw:
+            raw[1].write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert b"<127.0.0.1>" in await said(raw, b">")  # the answer does not wait for it
+            while not raw[0].at_eof() and raw[0].exception() is None:
+                raw[1].write(b"x")
+                await asyncio.sleep(0.02)
+            assert (gate.arrivals.bodies.timed_out, gate.arrivals.heads.timed_out) == (1, 0)
             assert await nobody_is_left(gate, limits)
 
     async def test_silent_ones_push_each_other_out(self) -> None:
