@@ -29,7 +29,7 @@ from gateway.http_source import TopicSnapshots
 from gateway.hub import Hub, HubSettings
 from gateway.metrics import GatewayMetrics
 from gateway.monitor import watch_loop, watch_round_trip
-from gateway.rates import TIMEOUT_S, Rates, shared_limits
+from gateway.rates import SETTLE_S, TIMEOUT_S, Rates, shared_limits
 from gateway.realtime import ClientLimits, Realtime
 from gateway.server import HttpServer
 from gateway.sockets import bound_address
@@ -133,7 +133,8 @@ async def _open_credentials(settings: Settings) -> AsyncIterator[CredentialStore
 async def _open_rates(settings: Settings) -> AsyncIterator[Rates]:
     """As open_store, with less patience: clients wait for some of the answers."""
     client = connect_redis(settings.require_redis_url(), timeout_s=TIMEOUT_S, max_connections=4)
-    rates = Rates(shared_limits(settings), RateStore(client, Keys(settings.redis_prefix)))
+    store = RateStore(client, Keys(settings.redis_prefix))
+    rates = Rates(shared_limits(settings), store, settle_s=SETTLE_S)
     try:
         yield rates
     finally:

@@ -18,6 +18,7 @@ from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal
 
 __all__ = [
+    "SETTLE_S",
     "TIMEOUT_S",
     "Done",
     "RateKind",
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 # Of a reply of Redis, in s: nobody waits longer for it, and beyond it this process decides alone.
 TIMEOUT_S: Final = 0.25
+# What has been used is gathered for so long before Redis is told, in s: a question takes a process 0.1 ms, as
+# much as half a handshake, and strangers must not make it ask once a turn.
+SETTLE_S: Final = 0.02
 # How long it does so before Redis is asked once more, in s.
 RETRY_S: Final = 1.0
 # Questions on their way to Redis, and holders of limits that are remembered.
@@ -124,16 +128,21 @@ class Rates:
         *,
         timeout_s: float = TIMEOUT_S,
         retry_s: float = RETRY_S,
+        settle_s: float = 0.0,
         most_held: int = MOST_HELD,
         most_pending: int = MOST_PENDING,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """`limits` by kind; one that is missing or 0 is none. `shared` None: there is one process alone."""
+        """`limits` by kind; one that is missing or 0 is none. `shared` None: there is one process alone.
+
+        `settle_s`: for how long what is used is gathered before Redis is told; 0: for a turn of the loop.
+        """
         self._limits = {kind: limit for kind, limit in limits.items() if limit.per_s > 0}
         self._shared = shared
         self._timeout_s = timeout_s
         self._retry_s = retry_s
+        self._settle_s = settle_s
         self._most_pending = most_pending
         self._clock = clock
         self._random = random
@@ -231,11 +240,15 @@ class Rates:
         return self._held.use(key, lambda: _Held(limit, self._clock))
 
     def _owe(self, key: _Key, cost: float) -> None:
-        """Tells Redis, in one question for all that one holder uses in this turn of the loop."""
+        """Tells Redis, in one question for all that one holder uses meanwhile."""
         if self._shared is None:
             return
         if not self._owed:
-            asyncio.get_running_loop().call_soon(self._settle)
+            loop = asyncio.get_running_loop()
+            if self._settle_s > 0:
+                loop.call_later(self._settle_s, self._settle)
+            else:
+                loop.call_soon(self._settle)
         self._owed[key] += cost
 
     def _settle(self) -> None:

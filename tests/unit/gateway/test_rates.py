@@ -135,6 +135,19 @@ class TestCharge:
         await turns()
         assert [(kind, cost, owed) for kind, _, cost, owed in stand.shared.asked] == [("rows", 50, True)] * 2
 
+    async def test_is_gathered_for_a_while_and_forgotten_at_the_end(self) -> None:
+        shared = Shared()
+        for closed in (False, True):
+            rates = Rates({ROWS: RateLimit(10, 100)}, shared, settle_s=0.02)
+            rates.charge(ROWS, "A", 1)
+            await turns()
+            rates.charge(ROWS, "A", 2)
+            if closed:
+                rates.close()
+                rates.charge(ROWS, "A", 3)
+            await asyncio.sleep(0.1)
+            assert [cost for _, _, cost, _ in shared.asked] == [3]
+
     async def test_says_what_others_have_used(self) -> None:
         stand = Stand()
         stand.shared.answer = 4.0
