@@ -13,13 +13,6 @@ _ROLES: Final = "tests/integration/test_roles.py"
 
 TLS_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
-        "TLS is 1.2 or later",
-        "gateway/certificate.py",
-        "    context.minimum_version = ssl.TLSVersion.TLSv1_2\n",
-        '    context.minimum_version = ssl.TLSVersion.TLSv1\n    context.set_ciphers("ALL:@SECLEVEL=0")\n',
-        (f"{_TLS}::TestHandshake",),
-    ),
-    Mutation(
         "the ciphers of TLS 1.2 are modern ones",
         "gateway/certificate.py",
         "    context.set_ciphers(_CIPHERS)\n",
