@@ -124,7 +124,8 @@ def _names(source: Source) -> dict[str, str]:
 
 def _names_as_attached(table: AttachedTable) -> dict[str, str]:
     column_names = f"ARRAY[{', '.join(map(quote_literal, table.names))}]::pg_catalog.text[]"
-    return {"as_attached": _CAPTURE["as_attached"].format(table_id=table.id, column_names=column_names)}
+    names = {"table_id": str(table.id), "column_names": column_names}
+    return names | {"as_attached": _CAPTURE["as_attached"].format(**names)}
 
 
 def _present(source: Source, table: AttachedTable) -> dict[str, str]:
@@ -179,7 +180,7 @@ def _stamping_as_attached(source: Source, table: AttachedTable) -> dict[str, str
     uncounted = _uncounted(source)
     stamped = [name for name in table.columns if name not in uncounted]
     counted = [name for name in stamped if name not in stamps]
-    names = {
+    names = {"table_id": str(table.id)} | {
         f"{row.lower()}_{what}": ", ".join(f"{row}.{quote_identifier(name)}" for name in columns)
         for row in ("NEW", "OLD")
         for what, columns in (("counted", counted), ("stamped", stamped))

@@ -22,6 +22,13 @@ CAPTURE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         (f"{_ALTERED}::TestAnAlteredTable::test_a_new_column_is_kept_and_counts",),
     ),
     Mutation(
+        "triggers: columns of another type",
+        "listeners/sql/capture.sql",
+        "        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' OR '{table_id}'::pg_catalog.regclass IS NOT NULL\n",
+        "        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' OR true\n",
+        (f"{_ALTERED}::TestAnAlteredTable",),
+    ),
+    Mutation(
         "triggers: columns as they are and not as a snapshot sees them",
         "listeners/migrations/gateway/0004_columns_are.sql",
         """    CROSS JOIN LATERAL pg_catalog.pg_identify_object_as_address(

@@ -18,8 +18,10 @@ LANGUAGE plpgsql SECURITY DEFINER
 AS {quote}
 BEGIN
     IF {as_attached} THEN
-        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
-            OR ROW({new_counted})::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW({old_counted})::pg_catalog.record
+        -- With the table's number in it the expression is planned anew when a column has got another type. Else it
+        -- would fail.
+        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' OR '{table_id}'::pg_catalog.regclass IS NOT NULL
+            AND ROW({new_counted})::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW({old_counted})::pg_catalog.record
         THEN
             {assign_stamps}
             RETURN NEW;
@@ -52,7 +54,9 @@ IF pg_catalog.jsonb_populate_record(NEW, {unstamped})
     RETURN NEW;
 
 -- name: unchanged_but_as_attached
-IF ROW({new_stamped})::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW({old_stamped})::pg_catalog.record THEN
+IF '{table_id}'::pg_catalog.regclass IS NOT NULL
+            AND ROW({new_stamped})::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW({old_stamped})::pg_catalog.record
+        THEN
             {assign_stamps}
         END IF;
         RETURN NEW;
