@@ -92,7 +92,9 @@ class _InTurns(Loop):
             loop.add(connected)
 
     def send(self, frame: bytes) -> None:
-        name, loop = self._loops[self._sends % len(self._loops)]
+        # Each round begins with another: what one way leaves in the caches falls to all of them in turn.
+        rounds = self._sends // len(self._loops)
+        name, loop = self._loops[(self._sends + rounds) % len(self._loops)]
         self._sends += 1
         began = time.thread_time()
         loop.send(frame)
