@@ -136,7 +136,7 @@ class TestCharge:
         assert [(kind, cost, owed) for kind, _, cost, owed in stand.shared.asked] == [("rows", 50, True)] * 2
 
     async def test_is_gathered_for_a_while_and_forgotten_at_the_end(self) -> None:
-        shared = Shared()
+        shared = SharedCounts()
         for closed in (False, True):
             rates = Rates({ROWS: RateLimit(10, 100)}, shared, settle_s=0.02)
             rates.charge(ROWS, "A", 1)
