@@ -135,18 +135,29 @@ class TestCharge:
         await turns()
         assert [(kind, cost, owed) for kind, _, cost, owed in stand.shared.asked] == [("rows", 50, True)] * 2
 
-    async def test_is_gathered_for_a_while_and_forgotten_at_the_end(self) -> None:
+    async def test_is_gathered_for_a_while(self) -> None:
         shared = SharedCounts()
-        for closed in (False, True):
-            rates = Rates({ROWS: RateLimit(10, 100)}, shared, settle_s=0.02)
-            rates.charge(ROWS, "A", 1)
+        rates = Rates({ROWS: RateLimit(10, 100)}, shared, settle_s=60)
+        for cost in (1, 2):
+            rates.charge(ROWS, "A", cost)
             await turns()
-            rates.charge(ROWS, "A", 2)
-            if closed:
-                rates.close()
-                rates.charge(ROWS, "A", 3)
-            await asyncio.sleep(0.1)
-            assert [cost for _, _, cost, _ in shared.asked] == [3]
+        assert shared.asked == []
+        rates._settle()
+        assert [cost for _, _, cost, _ in shared.asked] == [3]
+
+    async def test_is_told_after_that_while(self) -> None:
+        shared = SharedCounts()
+        Rates({ROWS: RateLimit(10, 100)}, shared, settle_s=0.001).charge(ROWS, "A", 1)
+        await eventually(lambda: len(shared.asked) == 1)
+
+    async def test_is_forgotten_at_the_end(self) -> None:
+        shared = SharedCounts()
+        rates = Rates({ROWS: RateLimit(10, 100)}, shared)
+        rates.charge(ROWS, "A", 1)
+        rates.close()
+        rates.charge(ROWS, "A", 2)
+        await turns()
+        assert shared.asked == []
 
     async def test_says_what_others_have_used(self) -> None:
         stand = Stand()
