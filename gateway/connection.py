@@ -401,7 +401,9 @@ class ClientConnection(Identifying):
     def _leave_all(self) -> None:
         if self._session is not None:
             for event in self._session.close():
-                self._realtime.hub.leave(self._deliveries.pop(event.subscription))
+                delivery = self._deliveries.pop(event.subscription, None)
+                if delivery is not None:  # else it is of the very message that has ended the connection
+                    self._realtime.hub.leave(delivery)
         if self._outgoing is not None:
             self._outgoing.close()
         self._realtime.stalled.discard(self)
