@@ -82,9 +82,9 @@ class _HttpConnection(HttpToolsProtocol):
             self.arrivals.heads.add(self.transport)  # also if it is an empty line, which begins no request
         try:
             self.parser.feed_data(data)
-        except HttpParserUpgrade:
+        except HttpParserUpgrade as upgrade:
             if self._should_upgrade():
-                self.handle_websocket_upgrade()
+                self.handle_websocket_upgrade(data[upgrade.args[0] :])
                 return
             self._unsupported_upgrade_warning()
         except HttpParserError as error:
@@ -137,8 +137,11 @@ class _HttpConnection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.arrivals.idle.add(self.transport)
 
-    def handle_websocket_upgrade(self) -> None:
-        """uvicorn's writes the request down again, for a protocol that parses it a second time."""
+    def handle_websocket_upgrade(self, behind: bytes = b"") -> None:
+        """uvicorn's writes the request down again, for a protocol that parses it a second time.
+
+        `behind`: what a client has sent that does not wait for the answer; uvicorn's forgets it.
+        """
         headers = Headers()
         for name, value in self.headers:
             headers[name.decode("latin-1")] = value.decode("latin-1")
@@ -150,6 +153,8 @@ class _HttpConnection(HttpToolsProtocol):
         connection.connection_made(self.transport)
         connection.shake_hands(request, self.caller._replace(address=self._client_address()))
         self.transport.set_protocol(connection)
+        if behind:
+            connection.data_received(behind)
 
     def _client_address(self) -> str:
         if not self.caller.through_proxy:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from gateway.admission import ConnectionLimits
@@ -80,6 +81,16 @@ class TestHandshake:
     async def test_none_of_ours_is_answered_without_one(self, gate: Gate) -> None:
         async with gate.connect(subprotocols=[Subprotocol("chat")]) as client:
             assert client.subprotocol is None
+
+    async def test_frames_that_do_not_wait_for_the_answer_are_heard(self, gate: Gate) -> None:
+        ping = Frame(Opcode.TEXT, b'{"type":"ping","id":"early"}').serialize(mask=True)
+        async with gate.raw() as (reader, writer):
+            writer.write(
+                b"GET /realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n" + ping
+            )
+            async with asyncio.timeout(5):
+                assert b'"pong","id":"early"' in await reader.readuntil(b'"early"')
 
     async def test_another_path_is_not_found(self, gate: Gate) -> None:
         with pytest.raises(InvalidStatus) as refused:

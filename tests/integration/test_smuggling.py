@@ -148,7 +148,6 @@ CASES: Final = (
     Case("no origin at all", handshake("Origin: null\r\n"), (403,)),
 
     # More than a request at once.
-    Case("a request behind the upgrade", handshake(then=OTHER), (101,)),
     Case("an upgrade behind a request", OTHER + handshake(), (400,)),
     Case("two requests", OTHER + OTHER, (404, 404), True),
 )
@@ -203,6 +202,18 @@ async def test_each_request_has_its_answer_and_no_other(case: Case, gate: Gate, 
         assert stays == (case.open or case.statuses == (101,))
         if case.statuses == (101,):
             assert await answers_pings(raw, rest)
+    assert failures == []
+
+
+async def test_a_request_behind_the_upgrade_is_no_frame(gate: Gate, failures: list[str]) -> None:
+    async with gate.raw() as (reader, writer):
+        writer.write(handshake(then=OTHER))
+        heads, rest, _ = await heads_of(reader)
+    assert [head[9:12] for head in heads] == [b"101"]
+    frames = FrameReader().feed(rest)
+    assert [(frame.opcode, frame.payload[:2]) for frame in frames if frame.opcode != TEXT] == [
+        (CLOSE, b"\x03\xea")
+    ]
     assert failures == []
 
 
