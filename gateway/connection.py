@@ -114,12 +114,12 @@ class ClientConnection(Identifying):
             return  # nothing it says matters any more
         if self._turns is not None:
             self._turns.unread += data
-        elif len(data) <= TURN_BYTES:
+        elif len(data) <= TURN_BYTES and self._held is None:
             self._receive(data)
         else:
             self.transport.pause_reading()
             self._turns = Turns(data, take=self._receive, done=self._resume_reading)
-            self._turns.next()
+            self._resume_reading()
 
     def eof_received(self) -> None:
         """The peer has closed its half; returning None closes ours."""

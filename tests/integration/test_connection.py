@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -17,7 +17,8 @@ from gateway.arrivals import EdgeSettings
 from gateway.rates import RateKind, RateLimit, Rates
 from gateway.realtime import ClientLimits
 from protocol.envelope import Beat
-from tests.support.gate import Gate, make_gate
+from protocol.principal import Principal
+from tests.support.gate import ANYBODY, Gate, make_gate
 from tests.support.messages import next_message
 from tests.support.replica import stock
 from tests.support.waiting import eventually
@@ -82,7 +83,15 @@ class TestHandshake:
         async with gate.connect(subprotocols=[Subprotocol("chat")]) as client:
             assert client.subprotocol is None
 
-    async def test_frames_that_do_not_wait_for_the_answer_are_heard(self, gate: Gate) -> None:
+    @pytest.mark.parametrize("identity_s", [0, 0.05])
+    async def test_frames_that_do_not_wait_for_the_answer_are_heard(
+        self, gate: Gate, identity_s: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def identify(_: object, done: Callable[[Principal], None]) -> None:
+            asyncio.get_running_loop().call_later(identity_s, done, ANYBODY)
+
+        if identity_s:
+            monkeypatch.setattr(gate.realtime.entrance, "identify", identify)
         ping = Frame(Opcode.TEXT, b'{"type":"ping","id":"early"}').serialize(mask=True)
         async with gate.raw() as (reader, writer):
             writer.write(
