@@ -15,7 +15,7 @@ from typing import Final
 import uvloop
 from starlette.applications import Starlette
 
-from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals, EdgeSettings
 from gateway.auth.entrance import Entrance
 from gateway.connection import ClientConnection
 from gateway.handshake import Handshake
@@ -74,15 +74,18 @@ class EchoConnection(ClientConnection):
 async def echo_server() -> AsyncIterator[int]:
     """Its port."""
     metrics, dialect = GatewayMetrics(), InventoryV1()
+    arrivals = Arrivals(EdgeSettings())
     realtime = Realtime(
         make_hub=lambda told: Hub(FakeFeed(), metrics, HubSettings(), told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
         entrance=Entrance(anonymous=Principal.anonymous(exact=True)),
         limits=ClientLimits(max_message_bytes=MAX_MESSAGE_BYTES),
-        connection_limits=ConnectionLimits(),
+        connection_limits=arrivals.limits,
     )
-    server = HttpServer(Starlette(), websocket=EchoConnection, state={"realtime": realtime})
+    server = HttpServer(
+        Starlette(), websocket=EchoConnection, state={"realtime": realtime}, arrivals=arrivals
+    )
     bound: socket.socket = bind_socket(Address("127.0.0.1", 0), setting="port", user_timeout_ms=40_000)
     await server.start(bound)
     async with asyncio.TaskGroup() as tasks:

@@ -12,7 +12,7 @@ import orjson
 import structlog
 from starlette.applications import Starlette
 
-from gateway.admission import ConnectionLimits
+from gateway.arrivals import Arrivals, EdgeSettings
 from gateway.auth.authority import Authority
 from gateway.auth.entrance import Entrance
 from gateway.auth.keys import KeyRing, secret_key
@@ -201,8 +201,16 @@ class Harness:
 
     def _check_forgotten(self) -> None:
         found = self._realtime.statistics()
-        if found["gateway_connections"] or found["gateway_subscriptions"] or self._server._state.connections:
-            raise Broken(f"a connection that is gone is remembered: {found}")
+        arrivals = self._server._arrivals
+        left = (
+            found["gateway_connections"],
+            found["gateway_subscriptions"],
+            len(self._server._state.connections),
+            arrivals.limits.statistics()["connections"],
+            *(len(waiting) for waiting in (arrivals.heads, arrivals.bodies, arrivals.idle)),
+        )
+        if any(left):
+            raise Broken(f"a connection that is gone is remembered: {left}")
         if self._complaints:
             said, self._complaints[:] = "; ".join(self._complaints), []
             raise Broken(said)
@@ -273,16 +281,19 @@ async def harness() -> AsyncIterator[Harness]:
     for number, topic in enumerate(KNOWN_TOPICS):
         feed.rows[topic] = [stock(f"P{number}", 1), stock(f"P{number}", 2, location_id="L2")]
     verifier = TokenVerifier(TokenRules(), KeyRing(secret_key(SECRET)))
+    arrivals = Arrivals(EdgeSettings())
     realtime = Realtime(
         make_hub=lambda told: Hub(feed, metrics, HubSettings(), told=told),
         metrics=metrics,
         dialects={dialect.subprotocol: dialect},
         entrance=Entrance(anonymous=Principal.anonymous(exact=True), authority=Authority(verifier)),
         limits=ClientLimits(),
-        connection_limits=ConnectionLimits(),
+        connection_limits=arrivals.limits,
     )
     feed.hub = realtime.hub
-    server = HttpServer(Starlette(), websocket=ClientConnection, state={"realtime": realtime})
+    server = HttpServer(
+        Starlette(), websocket=ClientConnection, state={"realtime": realtime}, arrivals=arrivals
+    )
     server.tick()
     complaints = _Complaints()
     logging.getLogger().addHandler(complaints)
