@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from gateway.addresses import network_of
+from gateway.addresses import Networks, network_of
 from gateway.limits import Buckets, TokenBucket
 
 __all__ = ["FULL_RETRY_S", "REASONS", "ConnectionLimits", "Refusal"]
@@ -56,15 +56,17 @@ class ConnectionLimits:
         max_connections: int = 0,
         per_address: int = 0,
         handshakes_per_address_per_s: float = 0,
+        spared: Networks = Networks(()),  # noqa: B008 - it is never changed
         max_addresses: int = 100_000,
         shared: Callable[[str], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """0 stands for no limit. `shared` takes a handshake of a network from what all processes together
-        allow it; the seconds to wait (gateway.rates)."""
+        """0 stands for no limit. `spared` addresses have none of their own. `shared` takes a handshake of a
+        network from what all processes together allow it; the seconds to wait (gateway.rates)."""
         self._max_connections = max_connections
         self._per_address = per_address
         self._rate = handshakes_per_address_per_s
+        self._spared = spared
         self._shared = shared
         self._clock = clock
         self._connections = 0
@@ -76,12 +78,13 @@ class ConnectionLimits:
     def admit(self, address: str) -> Refusal | None:
         """Counts a connection in and returns None; else says why not, and `leave` must not be called."""
         key = network_of(address)
-        wait_s = self._handshake_wait(key)
+        spared = address in self._spared
+        wait_s = 0.0 if spared else self._handshake_wait(key)
         if wait_s > 0:
             return self._refuse(key, "handshake_rate", wait_s)
         if self._max_connections and self._connections >= self._max_connections:
             return self._refuse(key, "connections", FULL_RETRY_S)
-        if self._per_address and self._by_address.get(key, 0) >= self._per_address:
+        if not spared and self._per_address and self._by_address.get(key, 0) >= self._per_address:
             return self._refuse(key, "address", FULL_RETRY_S)
         self._connections += 1
         self._by_address[key] = self._by_address.get(key, 0) + 1

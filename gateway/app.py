@@ -20,7 +20,7 @@ from gateway.certificate import ServerCertificate
 from gateway.commands import run_until
 from gateway.config import Settings
 from gateway.connection import ClientConnection
-from gateway.edge_settings import edge_settings
+from gateway.edge_settings import edge_settings, spared_addresses
 from gateway.errors import CommandFailed
 from gateway.http.app import make_client_app
 from gateway.http.ops import make_ops_app
@@ -208,6 +208,7 @@ async def _replica(
                 max_connections=settings.max_connections,
                 per_address=settings.max_connections_per_address,
                 handshakes_per_address_per_s=settings.handshakes_per_address_per_s,
+                spared=spared_addresses(settings),
                 shared=rates.take_handshake,
             )
             realtime = _make_realtime(settings, metrics, feed, authority, tickets, rates, connection_limits)

@@ -1,6 +1,7 @@
 """Settings of how clients come in, and what is made of them."""
 
-from typing import Literal
+from ipaddress import ip_network
+from typing import Final, Literal
 
 from pydantic import BaseModel
 
@@ -9,7 +10,10 @@ from gateway.arrivals import EdgeSettings
 from gateway.errors import SettingsError
 from gateway.setting_types import NetworkList, limit, setting
 
-__all__ = ["ConnectionSettings", "edge_settings"]
+__all__ = ["ConnectionSettings", "edge_settings", "spared_addresses"]
+
+_LOOPBACK: Final = Networks((ip_network("127.0.0.0/8"), ip_network("::1/128")))
+_OF_ADDRESSES: Final = frozenset({"max_connections_per_address", "handshakes_per_address_per_s"})
 
 
 class ConnectionSettings(BaseModel):
@@ -27,7 +31,7 @@ class ConnectionSettings(BaseModel):
         "off or v2",
     )
     max_connections_per_principal: int = limit(
-        1000, "Client connections of one subject with credentials, of one process.", "connections"
+        5000, "Client connections of one subject with credentials, of one process.", "connections"
     )
     max_half_open: int = limit(
         5000,
@@ -54,3 +58,11 @@ def edge_settings(settings: ConnectionSettings) -> EdgeSettings:
         max_half_open=settings.max_half_open,
         max_idle=settings.max_idle_http,
     )
+
+
+def spared_addresses(settings: BaseModel) -> Networks:
+    """Those that the limits of addresses do not hold for: loopback, as long as they are the defaults.
+
+    There, one address is a proxy on the same host that nobody has told us of, or somebody's trial.
+    """
+    return Networks(()) if settings.model_fields_set & _OF_ADDRESSES else _LOOPBACK

@@ -100,8 +100,8 @@ EDGE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an IPv6 address is as good as its network",
         "gateway/admission.py",
-        "        key = network_of(address)\n        wait_s",
-        "        key = address\n        wait_s",
+        "        key = network_of(address)\n        spared",
+        "        key = address\n        spared",
         (f"{_ADMISSION}::TestIpv6",),
     ),
     Mutation(
@@ -117,6 +117,13 @@ EDGE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "                self._count_out(due.principal)\n",
         "",
         ("tests/integration/test_credentials.py::TestConnectionsOfOnePrincipal",),
+    ),
+    Mutation(
+        "what was set for addresses holds for loopback too",
+        "gateway/edge_settings.py",
+        "Networks(()) if settings.model_fields_set & _OF_ADDRESSES else _LOOPBACK",
+        "_LOOPBACK",
+        ("tests/unit/gateway/test_edge_settings.py",),
     ),
     Mutation(
         "a body has its time",

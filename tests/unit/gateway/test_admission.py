@@ -1,5 +1,8 @@
+from ipaddress import ip_network
+
 import pytest
 
+from gateway.addresses import Networks
 from gateway.admission import ConnectionLimits, Refusal
 
 
@@ -57,6 +60,17 @@ class TestConnections:
         assert limits.statistics()["addresses"] == 1
         limits.leave("a")
         assert limits.statistics() == {"connections": 0, "addresses": 0, "remembered": 0}
+
+    def test_spared_ones_have_no_limit_of_their_own(self, clock: Clock) -> None:
+        spared = Networks((ip_network("127.0.0.0/8"),))
+        limits = ConnectionLimits(
+            max_connections=40, per_address=1, handshakes_per_address_per_s=1, spared=spared, clock=clock
+        )
+        assert [limits.admit("127.0.0.1") for _ in range(39)] == [None] * 39
+        assert limits.admit("10.0.0.1") is None
+        refusal = limits.admit("127.0.0.1")
+        assert refusal is not None
+        assert refusal.reason == "connections"
 
 
 class TestWords:
