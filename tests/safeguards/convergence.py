@@ -1,23 +1,10 @@
-"""Everything that keeps copies right, and what takes it away: see tests.mutations.
-
-The line that is replaced must be in its file exactly once, so a safeguard that is written anew needs its
-mutation written anew.
-"""
+"""What keeps copies right, complete and no newer or older than they say."""
 
 from typing import Final
 
-from tests.capture_safeguards import CAPTURE_SAFEGUARDS
-from tests.delivery_safeguards import DELIVERY_SAFEGUARDS
-from tests.edge_safeguards import EDGE_SAFEGUARDS
-from tests.hostile_safeguards import HOSTILE_SAFEGUARDS
-from tests.identity_safeguards import IDENTITY_SAFEGUARDS
 from tests.mutation import Mutation
-from tests.rate_safeguards import RATE_SAFEGUARDS
-from tests.signature_safeguards import SIGNATURE_SAFEGUARDS
-from tests.tls_safeguards import TLS_SAFEGUARDS
-from tests.view_safeguards import VIEW_SAFEGUARDS
 
-__all__ = ["SAFEGUARDS", "Mutation"]
+__all__ = ["CONVERGENCE_SAFEGUARDS"]
 
 
 _STORE: Final = "tests/integration/test_topic_store.py"
@@ -49,7 +36,7 @@ def _unread(part: str, old: str, new: str, test: str) -> Mutation:
 _PARTS: Final = ("system", "timeline", "alive", "losses", "sources", "nonce", "redis")
 _CHANGES: Final = f"{_IDENTITY}::TestTheIdentityOfADatabase"
 
-SAFEGUARDS: Final[tuple[Mutation, ...]] = (
+CONVERGENCE_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "version gate of apply",
         "listeners/scripts/apply.lua",
@@ -379,13 +366,4 @@ SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         "stored.epoch == epoch:",
         ("tests/unit/gateway/test_serving.py::TestEntering",),
     ),
-    *CAPTURE_SAFEGUARDS,
-    *HOSTILE_SAFEGUARDS,
-    *DELIVERY_SAFEGUARDS,
-    *IDENTITY_SAFEGUARDS,
-    *SIGNATURE_SAFEGUARDS,
-    *TLS_SAFEGUARDS,
-    *VIEW_SAFEGUARDS,
-    *RATE_SAFEGUARDS,
-    *EDGE_SAFEGUARDS,
 )
