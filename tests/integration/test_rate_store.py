@@ -95,7 +95,16 @@ async def test_nobody_owes_more_than_three_bursts(store: RateStore) -> None:
 async def test_a_clock_that_was_set_back_shuts_nobody_out_for_longer(
     store: RateStore, redis: Redis, redis_prefix: str
 ) -> None:
-    await redis.set(Keys(redis_prefix).rate("http", "w"), str((int(time.time()) + 86_400) * 1_000_000))
+    tomorrow_us = (int(time.time()) + 86_400) * 1_000_000
+    await redis.set(Keys(redis_prefix).rate("http", "w"), f"3000000 {tomorrow_us}")
+    assert await owe(store, 9, per_s=1, burst=10) == pytest.approx(2, abs=0.5)
+
+
+async def test_a_limit_that_was_made_smaller_is_owed_no_more_than_that(
+    store: RateStore, redis: Redis, redis_prefix: str
+) -> None:
+    now_us = int(time.time()) * 1_000_000
+    await redis.set(Keys(redis_prefix).rate("http", "w"), f"{86_400 * 1_000_000} {now_us}")
     assert 30 < await take(store, per_s=1, burst=10) <= 31
 
 
