@@ -1,6 +1,7 @@
 """Copies of topics as clients keep them, and whether they are what the database says."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -22,13 +23,19 @@ _STOCK: Final = {
 
 
 class Copies:
-    """What one connection has been sent, by topic. `complete`: topics whose snapshot has ended."""
+    """What one connection has been sent, by topic. `complete`: topics whose snapshot has ended.
+
+    `again` is called with a topic that is unavailable and the seconds after which to ask again; None: that is
+    one of the refusals.
+    """
 
     def __init__(self) -> None:
         self.copies: dict[str, Copy] = {}
         self.positions: dict[str, tuple[str, int]] = {}
         self.complete: set[str] = set()
         self.refusals: list[bytes] = []
+        self.again: Callable[[str, float], object] | None = None
+        self.postponed = 0
         self.completed_at = 0.0  # when the last snapshot ended, in s of time.monotonic
 
     def on_text(self, payload: bytes, at: float, /) -> None:
@@ -47,6 +54,9 @@ class Copies:
             self.copies[topic].apply(message["items"])
         elif kind == "resumed":
             self.complete.add(topic)
+        elif kind == "error" and message["code"] == "unavailable" and self.again is not None:
+            self.postponed += 1
+            self.again(topic, message["retry_after_ms"] / 1000)
         elif kind == "error":
             self.refusals.append(payload)
         else:
@@ -68,9 +78,13 @@ class Copies:
 
 @asynccontextmanager
 async def open_copies(url: str, topics: Sequence[str], *, timeout_s: float = 60.0) -> AsyncIterator[Copies]:
-    """A connection that has taken all topics. Raises RuntimeError, TimeoutError and what connect() does."""
-    copies = Copies()
+    """A connection that has taken all topics, some of them later when it was told to.
+
+    Raises RuntimeError, TimeoutError and what connect() does.
+    """
+    copies, loop = Copies(), asyncio.get_running_loop()
     client = await connect(url, copies.on_text)
+    copies.again = lambda topic, wait_s: loop.call_later(wait_s, client.subscribe, [topic])
     try:
         client.subscribe(topics)
         await until(lambda: not copies.missing(topics), timeout_s=timeout_s)

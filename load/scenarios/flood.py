@@ -29,6 +29,9 @@ from load.waiting import until, until_answered
 
 __all__ = ["FLOOD", "HALF_OPEN", "SHAKEN", "FloodReport", "FloodResult", "measure_flood"]
 
+# The defaults. They are set, for only then do they hold for loopback as well.
+PER_ADDRESS: Final = 5_000
+PER_ADDRESS_PER_S: Final = 200
 CLIENTS: Final = 1000
 PRODUCTS: Final = 200
 SUBJECTS: Final = 4
@@ -137,8 +140,8 @@ async def measure_flood(
                 f"gateway-{'half-open' if idle == HALF_OPEN else 'idle'}",
                 anonymous="public",
                 jwt_secret=secret,
-                max_connections_per_address=None,
-                handshakes_per_address_per_s=None,
+                max_connections_per_address=PER_ADDRESS,
+                handshakes_per_address_per_s=PER_ADDRESS_PER_S,
             )
         )
         good = _Good()

@@ -51,6 +51,7 @@ class MixResult:
     gateway_bytes: int
     latency: Summary
     visits: int
+    postponed: int
     lost: int
     differing: int
 
@@ -130,25 +131,29 @@ async def measure_mix(
         use.cores,
         size,
         arrivals.summary(sales),
-        visits.result(),
+        *visits.result(),
         after.lost,
         differing,
     )
 
 
-async def _churn(gateway: Gateway, zipf: Zipf[str], seconds: float) -> int:
-    """Clients that come, take some snapshots and leave; how many there were."""
+async def _churn(gateway: Gateway, zipf: Zipf[str], seconds: float) -> tuple[int, int]:
+    """Clients that come, take some snapshots and leave: how many there were, and how many topics of theirs
+    they had to ask for again later."""
+    postponed = 0
 
     async def visit(topics: list[str]) -> None:
-        async with open_copies(gateway.realtime_url, topics, timeout_s=SNAPSHOTS_S):
+        nonlocal postponed
+        async with open_copies(gateway.realtime_url, topics, timeout_s=SNAPSHOTS_S) as copies:
             await asyncio.sleep(STAY_S)
+            postponed += copies.postponed
 
     count = 0
     async with asyncio.TaskGroup() as tasks:
         async for _ in paced(moments_of(CHURN_PER_S, seconds)):
             tasks.create_task(visit(zipf.several(TOPICS_EACH)))
             count += 1
-    return count
+    return count, postponed
 
 
 async def _bulk(connection: Any, location: str, seconds: float) -> None:
@@ -186,6 +191,7 @@ def _table(report: MixReport) -> Table:
             f"{result.gateway_bytes / 2**20:.0f}",
             *times_ms(result.latency),
             result.visits,
+            result.postponed,
             result.lost,
             result.differing,
         )
@@ -193,7 +199,7 @@ def _table(report: MixReport) -> Table:
     ]
     head = (
         *("terminals that never read", "sales/s", "frames/s", "cores", "MiB"),
-        *("p50 ms", "p90", "p99", "p99.9", "max", "visits", "lost", "copies that differ"),
+        *("p50 ms", "p90", "p99", "p99.9", "max", "visits", "asked again", "lost", "copies that differ"),
     )
     title = (
         f"All at once: {report.browsers:,} browsers with {TOPICS_EACH} products, "
