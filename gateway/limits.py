@@ -3,7 +3,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Buckets", "Loads", "MessageLimit", "TokenBucket"]
+__all__ = ["BURST_S", "Buckets", "Loads", "MessageLimit", "TokenBucket"]
 
 # Seconds worth of tokens a bucket holds: a client that subscribes to a page of topics at once is no abuser.
 BURST_S: Final = 10

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from gateway.addresses import network_of
-from gateway.limits import Buckets, TokenBucket
+from gateway.limits import BURST_S, Buckets, TokenBucket
 from gateway.setting_groups import LimitSettings
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.principal import Principal
@@ -42,9 +42,9 @@ RETRY_S: Final = 1.0
 # Questions on their way to Redis, and holders of limits that are remembered.
 MOST_PENDING: Final = 10_000
 MOST_HELD: Final = 100_000
-# Seconds worth of a shared limit that may be taken at once. An address may stand for a whole company, and all
-# its clients come at once after a restart.
-BURST_S: Final = 100
+# Seconds worth of handshakes that an address may make at once with all processes together: behind it may be a
+# whole company, and all its clients come at once after a restart. Of one process, and of all else: BURST_S.
+HANDSHAKES_BURST_S: Final = 100
 
 # Is told the seconds to wait; 0: it may go on, and what it costs is taken.
 Done = Callable[[float], None]
@@ -354,7 +354,8 @@ def shared_limits(settings: LimitSettings) -> dict[RateKind, RateLimit]:
         RateKind.HTTP: settings.http_requests_per_s,
         RateKind.ROWS: settings.snapshot_rows_per_s,
     }
-    return {kind: RateLimit(per_s, BURST_S * per_s) for kind, per_s in rates.items()}
+    bursts_s = dict.fromkeys(rates, BURST_S) | {RateKind.HANDSHAKES: HANDSHAKES_BURST_S}
+    return {kind: RateLimit(per_s, bursts_s[kind] * per_s) for kind, per_s in rates.items()}
 
 
 def holder(principal: Principal | None, address: str) -> str:

@@ -138,22 +138,22 @@ class LimitSettings(BaseModel):
         "per s",
     )
     snapshot_rows_per_s: int = limit(
-        200_000,
+        1_000_000,
         "Snapshot rows for one principal (an address, where there is no token), of all processes together and"
-        " on average; bursts of a hundred times as many.",
+        " on average; bursts of ten times as many.",
         "per s",
     )
     http_requests_per_s: int = limit(
-        500, "Requests of one principal to /v1, as above; bursts of a hundred times as many.", "per s"
+        2000, "Requests of one principal to /v1, as above; bursts of ten times as many.", "per s"
     )
     auth_per_s: int = limit(
-        100,
-        "`auth` messages of one principal, and bad tokens over HTTP from one address, as above; bursts of a"
-        " hundred times as many.",
+        500,
+        "`auth` messages of one principal, and bad tokens over HTTP from one address, as above; bursts of ten"
+        " times as many.",
         "per s",
     )
     tickets_per_s: int = limit(
-        50, "Tickets for one principal, as above; bursts of a hundred times as many.", "per s"
+        200, "Tickets for one principal, as above; bursts of ten times as many.", "per s"
     )
     max_loads_per_principal: int = limit(
         5000,

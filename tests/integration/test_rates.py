@@ -24,7 +24,7 @@ READ = [Permission.READ_EXACT, Permission.READ_PUBLIC]
 ROWS = 300
 # Each test has its own limit alone: one a second, a hundred at once.
 OFF = dict.fromkeys(("snapshot_rows_per_s", "http_requests_per_s", "auth_per_s", "tickets_per_s"), 0)
-BURST = 100
+BURST = 10
 # What may come back in the seconds that a test takes.
 SLACK = 30
 
@@ -109,7 +109,7 @@ def assert_told_when(answer: httpx.Response) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["code"] == "rate_limited"
-    assert 0 < problem["retry_after_ms"] <= 300_001
+    assert 0 < problem["retry_after_ms"] <= 3 * 1000 * BURST + 1
     assert int(answer.headers["retry-after"]) == -(-problem["retry_after_ms"] // 1000)
 
 
@@ -127,7 +127,7 @@ async def passed_until_refused(two: Two, method: str, path: str, headers: dict[s
                 else:
                     assert answer.is_success, answer.text
                     passed += 1
-            assert passed < 3 * BURST
+            assert passed < 10 * BURST
     return passed
 
 
@@ -138,7 +138,7 @@ class TestShared:
             assert (await answered(first, type="subscribe", topics=["location:L1"]))["type"] == "snapshot"
             error = await answered(first, type="subscribe", id="s", topics=["product:P2"])
             assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:P2")
-            assert 1000 * (ROWS - SLACK) < error["retry_after_ms"] <= 300_001
+            assert 1000 * BURST < error["retry_after_ms"] <= 3 * 1000 * BURST + 1
 
             # The other replica learns of it by the first snapshot of its own.
             assert (await answered(second, type="subscribe", topics=["product:P3"]))["type"] == "snapshot"
@@ -266,8 +266,8 @@ async def test_redis_goes_away_and_comes_back(
             assert await reading(gateway, unshared) >= 1
             # This process' own limit holds, and nobody waits for Redis.
             kinds = [await renewed() for _ in range(BURST + SLACK)]
-            assert [kind for kind, _ in kinds[: BURST - 10]] == ["authenticated"] * (BURST - 10)
-            assert "error" in {kind for kind, _ in kinds[BURST - 10 :]}
+            assert [kind for kind, _ in kinds[: BURST - 3]] == ["authenticated"] * (BURST - 3)
+            assert "error" in {kind for kind, _ in kinds[BURST - 3 :]}
             assert sorted(took_s for _, took_s in kinds)[len(kinds) // 2] < 0.1
 
             await private_valkey.restart()
@@ -294,7 +294,7 @@ async def test_redis_hangs(shop_url: str, private_valkey: ValkeyServer, redis_pr
             private_valkey.pause()
             try:
                 async with asyncio.timeout(1.5):
-                    for _ in range(20):
+                    for _ in range(BURST - 2):
                         assert (await answered(client, type="auth", token=token()))["type"] == "authenticated"
                 assert await reading(gateway, "gateway_rate_limits_alone") == 1
             finally:
