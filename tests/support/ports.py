@@ -2,8 +2,9 @@
 
 import os
 import random
-import socket
 from itertools import count
+
+from listeners import embedded
 
 __all__ = ["free_port"]
 
@@ -18,15 +19,6 @@ _next = count(random.SystemRandom().randrange(_SLICE))
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that is free now, and that nobody else here has been given of late.
 
-    Raises OSError when all of them are taken.
+    Raises OSError when a hundred in a row are taken.
     """
-    for _ in range(_SLICE):
-        port = _FIRST + _worker * _SLICE + next(_next) % _SLICE
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free TCP port found")
+    return embedded.free_port(randint=lambda *_: _FIRST + _worker * _SLICE + next(_next) % _SLICE)
