@@ -1,5 +1,6 @@
 import argparse
 import asyncio
+import os
 import random as _random
 import sys
 from collections.abc import Callable
@@ -55,13 +56,21 @@ def _own_url(settings: Settings) -> str:
 
 
 def _print(message: str) -> None:
-    print(message, flush=True)
+    try:
+        print(message, flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer is written once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 async def _tail(
     url: str, following: Following, write: Callable[[str], None], *, token: str | None = None
 ) -> int:
-    await run_until(stop_signal(), _follow(url, following, write, token=token))
+    try:
+        await run_until(stop_signal(), _follow(url, following, write, token=token))
+    except* BrokenPipeError:
+        pass  # whoever reads it has had enough, as `head` has
     return 0
 
 

@@ -1,6 +1,7 @@
 """`tail` against a gateway that follows a script, on a real socket."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from gateway.commands import run_until
@@ -268,3 +270,24 @@ async def test_a_signal_ends_it_well() -> None:
         await process.stdout.read()
         assert await asyncio.wait_for(process.wait(), 10) == 0
         await eventually(lambda: closed == [1000])
+
+
+async def test_a_reader_that_has_had_enough_ends_it_well() -> None:
+    async def chat(connection: ServerConnection, _: list[Any]) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await say(connection, SNAPSHOT)
+                await asyncio.sleep(0)
+
+    async with Gateway(chat).serving() as gateway:
+        command = f"set -o pipefail; {sys.executable} -m gateway tail product:A --url {gateway.url} | head -1"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        output, errors = await asyncio.wait_for(process.communicate(), 20)
+        assert (process.returncode, errors) == (0, b"")
+        assert orjson.loads(output)["type"] == "welcome"
