@@ -329,7 +329,9 @@ class TestLimits:
         async with make_gate(limits=ClientLimits(messages_per_s=5)) as gate, gate.connect() as client:
             await client.send(text(type="subscribe", id="s", topics=[f"product:{n}" for n in range(60)]))
             error = await next_message(client, "error")
-            assert (error["code"], error["id"], error["topic"]) == ("rate_limited", "s", "product:49")
+            assert (error["code"], error["id"]) == ("rate_limited", "s")
+            # The message itself has taken one of fifty; one comes back in each fifth of a second.
+            assert 49 <= int(error["topic"].removeprefix("product:")) < 55
             assert await close_code(client) == 4429
 
     async def test_a_flooder_is_not_read_any_more(self, gate: Gate) -> None:
