@@ -20,13 +20,6 @@ TLS_SAFEGUARDS: Final[tuple[Mutation, ...]] = (
         (f"{_TLS}::TestHandshake",),
     ),
     Mutation(
-        "a handshake of TLS has its time",
-        "gateway/server.py",
-        '                "ssl_handshake_timeout": self._arrivals.settings.request_timeout_s,\n',
-        "",
-        (f"{_TLS}::TestHandshake",),
-    ),
-    Mutation(
         "a broken certificate leaves the old one in place",
         "gateway/certificate.py",
         "            return False\n        self._current = fresh\n",
